@@ -1,0 +1,32 @@
+//! Awaiting a condition with a deadline, in place of sleeping and hoping.
+
+use std::time::{Duration, Instant};
+
+/// Long enough for anything that should happen at once, on a machine that runs other tests too.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// Asks again until there is an answer; panics with `what` when the deadline passes.
+pub fn until<T>(what: &str, deadline: Duration, check: impl FnMut() -> Option<T>) -> T {
+    within(deadline, check).unwrap_or_else(|| panic!("waited {deadline:?} in vain until {what}"))
+}
+
+/// Waits for a condition to hold; panics with `what` when the deadline passes.
+pub fn until_true(what: &str, deadline: Duration, mut check: impl FnMut() -> bool) {
+    until(what, deadline, || check().then_some(()));
+}
+
+/// Asks again until there is an answer or the deadline passes.
+pub fn within<T>(deadline: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(answer) = check() {
+            return Some(answer);
+        }
+        if start.elapsed() >= deadline {
+            return None;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,85 @@
+//! The counters: one name and one number each, numbered once and never renumbered.
+
+/// What a counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A packet was dropped.
+    Drop,
+    /// A packet took a slower way.
+    Fallback,
+    /// Something worth knowing happened.
+    Event,
+}
+
+macro_rules! counters {
+    ($($number:literal $variant:ident $name:literal $class:ident $help:literal;)*) => {
+        /// A counter of the dataplane. The number is its index in the `COUNTERS` map.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter {
+            $(#[doc = $help] $variant = $number,)*
+        }
+
+        impl Counter {
+            /// All counters in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name in `xnat status`, in metrics and in the documents.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it counts.
+            #[must_use]
+            pub const fn class(self) -> Class {
+                match self { $(Self::$variant => Class::$class,)* }
+            }
+
+            /// What it means, in one line.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    0 FlowsOpened "flows_opened" Event "flows opened";
+    1 FlowsExpired "flows_expired" Event "flows collected after their idle timeout";
+    2 FlowsReopened "flows_reopened" Event "TCP flows taken up anew by a SYN after they had closed";
+    3 FlowsReplaced "flows_replaced" Event "flows that gave way to another one on the same wire tuple";
+    4 PortsChanged "ports_changed" Event "flows whose original port was taken, so that another was chosen";
+    5 TagsSent "tags_sent" Event "opening packets sent to a peer with a flow tag";
+    6 TagsReceived "tags_received" Event "opening packets with a flow tag accepted from a peer";
+    7 AnnouncesSent "announces_sent" Event "flows announced by a header of their own, because the tag did not fit";
+    8 AnnouncesReceived "announces_received" Event "announcements accepted from a peer";
+    9 UnknownFlowSent "unknown_flow_sent" Event "packets of a flow unknown here, answered to the peer with unknown-flow";
+    10 UnknownFlowReceived "unknown_flow_received" Event "unknown-flow answers from a peer; the flow is tagged again";
+    11 ConflictSent "conflict_sent" Event "openings from a peer that crossed one of ours on the same wire tuple";
+    12 ConflictReceived "conflict_received" Event "conflict answers from a peer; the flow moved to another port";
+    13 KernelFlows "kernel_flows" Event "tuples remembered as belonging to the kernel's own NAT";
+    14 ToKernelTtl "to_kernel_ttl" Fallback "packets with an exhausted TTL, left to the kernel to answer";
+    15 ToKernelMtu "to_kernel_mtu" Fallback "packets over the MTU, left to the kernel to answer or fragment";
+    16 ToKernelRoute "to_kernel_route" Fallback "packets whose route does not lead through the uplink, left to the kernel";
+    17 UnknownFlowLimited "unknown_flow_limited" Drop "packets of unknown flows beyond the rate at which they are answered";
+    18 Malformed "malformed" Drop "packets whose headers are shorter than they claim";
+    19 PrivateSource "private_source" Drop "packets that would have left the uplink with a container's address";
+    20 InsideTag "inside_tag" Drop "packets from inside that carried a flow tag";
+    21 TagStranger "tag_stranger" Drop "tagged packets from an address that is no peer";
+    22 TagSubnet "tag_subnet" Drop "tagged packets for an address outside this host's subnets";
+    23 TagVersion "tag_version" Drop "tagged packets of a version or kind that is not known here";
+    24 TagMalformed "tag_malformed" Drop "tagged packets whose option is damaged";
+    25 TableFull "table_full" Drop "openings refused because no flow record was free";
+    26 PortsExhausted "ports_exhausted" Drop "openings refused because no port was free";
+    27 FlowBusy "flow_busy" Drop "openings that met a flow in the moment of its collection";
+    28 FragmentUnknown "fragment_unknown" Drop "fragments whose first fragment has not been seen";
+    29 RewriteFailed "rewrite_failed" Drop "packets that the kernel did not let the dataplane change";
+    30 ConflictHeld "conflict_held" Drop "packets held back while a conflict was being resolved";
+    31 FlowReleased "flow_released" Event "flows given back to the kernel, whose own NAT turned out to own them";
+    32 IcmpErrorUntranslatable "icmp_error_untranslatable" Drop "ICMP errors about a known flow whose embedded packet could not be translated";
+}
+
+/// Room in the `COUNTERS` map, so that new counters do not change its layout.
+pub const CAPACITY: u32 = 256;

@@ -1,0 +1,269 @@
+//! The flow record: one flow, whole, with both directions.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::tcp;
+use crate::time::Ticks;
+use crate::{Addr, FlowKey, Side, Tuple};
+
+/// One flow. The `FLOWS` array holds it; `TUPLES` holds two references to it, one a direction.
+///
+/// A packet that matches `original` is rewritten to the reverse of `reply`, and the other way round, as in Linux's
+/// `nf_conntrack_tuple`. The first cache line is what every packet reads; the second holds what it counts.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Zeroable)]
+pub struct Flow {
+    /// A [`Word`]: generation and last-seen time, changed only by compare-and-swap.
+    pub word: u64,
+    /// The tuple of the packet that opened the flow, as it reached this host.
+    pub original: Tuple,
+    /// The tuple of the answers, as they reach this host.
+    pub reply: Tuple,
+    /// IP protocol number.
+    pub proto: u8,
+    /// A [`Kind`].
+    pub kind: u8,
+    /// How many packets have carried a tag, saturating at 255.
+    pub tagged: u8,
+    /// Always zero; room for flags of later layouts.
+    pub zero: u8,
+    /// A [`State`], changed only by compare-and-swap.
+    pub state: u32,
+    /// The inside interface behind which the container is; zero for the host's own flows.
+    pub inside: u32,
+    /// The peer host, or [`Addr::UNSPECIFIED`] for flows toward the outside.
+    pub peer: Addr,
+    /// When a packet last carried a tag, in [`Ticks`].
+    pub tag_time: u32,
+    /// When the flow was opened, in [`Ticks`].
+    pub opened: u32,
+    /// Room for a remembered next hop a direction.
+    pub next_hop: [u32; 2],
+    /// Packets translated, by [`Direction`].
+    pub packets: [u64; 2],
+    /// Bytes of those packets from the IP header on, by [`Direction`].
+    pub bytes: [u64; 2],
+    /// TCP's window as seen from each end, by [`Direction`] of the sender.
+    pub window: [tcp::Window; 2],
+    /// Room for later layouts.
+    pub reserved: [u32; 2],
+}
+
+const _: () = assert!(size_of::<Flow>() == 128, "two cache lines, and the layout has no padding");
+
+// SAFETY: repr(C), every field is Pod, and the assertion above shows that there is no padding.
+unsafe impl Pod for Flow {}
+
+impl Flow {
+    /// The key under which packets of `direction` find this flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn key(&self, direction: Direction) -> FlowKey {
+        let tuple = match direction {
+            Direction::Original => self.original,
+            Direction::Reply => self.reply,
+        };
+        FlowKey::new(tuple, self.proto, Kind::side(self.kind, direction))
+    }
+
+    /// What the tuple of a packet of `direction` becomes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn translated(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::Original => self.reply.reversed(),
+            Direction::Reply => self.original.reversed(),
+        }
+    }
+
+    /// Whether the slot holds a flow.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        Word(self.word).is_live()
+    }
+}
+
+/// Which way a packet goes.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The way of the packet that opened the flow.
+    Original = 0,
+    /// The way of the answers.
+    Reply = 1,
+}
+
+/// What a flow is for. Numbers are part of the pinned layout.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// From a container to anywhere through the uplink: masquerade.
+    Outside = 1,
+    /// From a container to a container behind a peer: destination and source are translated.
+    Peer = 2,
+    /// Opened by a peer, toward a container of ours.
+    Inbound = 3,
+    /// From this host itself to a container behind a peer.
+    Host = 4,
+}
+
+impl Kind {
+    /// Parses the byte of a record.
+    #[must_use]
+    pub const fn from_u8(kind: u8) -> Option<Self> {
+        Some(match kind {
+            1 => Self::Outside,
+            2 => Self::Peer,
+            3 => Self::Inbound,
+            4 => Self::Host,
+            _ => return None,
+        })
+    }
+
+    /// The name that the command line and the JSON output use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outside => "outside",
+            Self::Peer => "peer",
+            Self::Inbound => "inbound",
+            Self::Host => "host",
+        }
+    }
+
+    /// On which side the packets of `direction` reach this host, for a flow of kind `kind`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn side(kind: u8, direction: Direction) -> Side {
+        let opened_on_the_wire = kind == Self::Inbound as u8;
+        let original = matches!(direction, Direction::Original);
+        if opened_on_the_wire == original {
+            Side::Wire
+        } else {
+            Side::Inside
+        }
+    }
+}
+
+/// Generation (upper half) and last-seen time (lower half) of a slot.
+///
+/// An odd generation means that the slot holds a flow. A packet refreshes and the collector ends a flow by
+/// compare-and-swap on this one word, so neither can undo what the other has just done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word(pub u64);
+
+impl Word {
+    /// Puts the two halves together.
+    #[must_use]
+    pub const fn new(generation: u32, last_seen: Ticks) -> Self {
+        Self((generation as u64) << 32 | last_seen.0 as u64)
+    }
+
+    /// How often the slot has been taken and freed.
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// When a packet last refreshed the flow.
+    #[must_use]
+    pub const fn last_seen(self) -> Ticks {
+        Ticks(self.0 as u32)
+    }
+
+    /// Whether the slot holds a flow.
+    #[must_use]
+    pub const fn is_live(self) -> bool {
+        self.generation() & 1 == 1
+    }
+
+    /// The word with the next generation: a free slot becomes live, a live one free.
+    #[must_use]
+    pub const fn next(self, now: Ticks) -> Self {
+        Self::new(self.generation().wrapping_add(1), now)
+    }
+}
+
+/// A reference from a tuple to its flow: the value of the `TUPLES` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct FlowRef {
+    /// The slot in the `FLOWS` array.
+    pub index: u32,
+    /// The generation, whose lowest bit (always one in a live slot) is replaced by the [`Direction`].
+    generation_direction: u32,
+}
+
+impl FlowRef {
+    /// A reference to the flow of `generation` in slot `index`.
+    #[must_use]
+    pub const fn new(index: u32, generation: u32, direction: Direction) -> Self {
+        Self {
+            index,
+            generation_direction: generation & !1 | direction as u32,
+        }
+    }
+
+    /// The generation that the slot had when the reference was made.
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        self.generation_direction | 1
+    }
+
+    /// The direction of the packets that find the flow by this reference.
+    #[must_use]
+    pub const fn direction(self) -> Direction {
+        if self.generation_direction & 1 == 0 {
+            Direction::Original
+        } else {
+            Direction::Reply
+        }
+    }
+}
+
+/// TCP state (lowest byte) and status bits of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State(pub u32);
+
+impl State {
+    /// A packet has been seen in reply direction.
+    pub const REPLIED: u32 = 1 << 8;
+    /// The peer knows the flow: nothing needs to be tagged any more.
+    pub const CONFIRMED: u32 = 1 << 9;
+    /// Original direction has sent a FIN.
+    pub const FIN_ORIGINAL: u32 = 1 << 10;
+    /// Reply direction has sent a FIN.
+    pub const FIN_REPLY: u32 = 1 << 11;
+    /// The flow carries a conversation (as conntrack's ASSURED): answered UDP, established TCP.
+    pub const ASSURED: u32 = 1 << 12;
+    /// The peer announced the flow ahead of its first packet, which has not come yet.
+    pub const ANNOUNCED: u32 = 1 << 13;
+
+    /// The TCP state; meaningless for other protocols.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp(self) -> tcp::State {
+        tcp::State::from_u8(self.0 as u8)
+    }
+
+    /// The same status bits with another TCP state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_tcp(self, state: tcp::State) -> Self {
+        Self(self.0 & !0xff | state as u32)
+    }
+
+    /// Whether all of `bits` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, bits: u32) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// Whether a packet has been seen in reply direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn replied(self) -> bool {
+        self.has(Self::REPLIED)
+    }
+}

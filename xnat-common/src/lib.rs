@@ -1,0 +1,29 @@
+//! What the xnat dataplane and user space share: map layouts and pure decisions.
+//!
+//! Nothing here does I/O or reads a clock: headers, records and the time come in, decisions go out.
+//! The dataplane adds bounds checks, map access and stores; the tests run all of it on the host.
+#![cfg_attr(not(any(test, feature = "user")), no_std)]
+
+pub mod addr;
+pub mod checksum;
+pub mod config;
+pub mod counter;
+pub mod flow;
+pub mod kernel_flow;
+pub mod names;
+pub mod packet;
+pub mod port;
+pub mod subnet;
+pub mod tag;
+pub mod tcp;
+pub mod time;
+pub mod timeout;
+pub mod translate;
+pub mod tuple;
+#[cfg(feature = "user")]
+mod user;
+
+pub use addr::{Addr, Port};
+pub use flow::{Direction, Flow, FlowRef, Kind};
+pub use time::Ticks;
+pub use tuple::{FlowKey, Side, Tuple};

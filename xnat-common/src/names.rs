@@ -1,0 +1,44 @@
+//! Names that the object file, the pins and user space agree on.
+
+/// The programs' names in the object file and in `bpftool prog`.
+pub mod program {
+    /// Ingress of the bridge's ports, of the bridge, and of plain inside interfaces.
+    pub const INSIDE_INGRESS: &str = "xnat_inside_in";
+    /// Egress of the bridge and of plain inside interfaces.
+    pub const INSIDE_EGRESS: &str = "xnat_inside_out";
+    /// Ingress of the uplink.
+    pub const UPLINK_INGRESS: &str = "xnat_uplink_in";
+    /// Egress of the uplink.
+    pub const UPLINK_EGRESS: &str = "xnat_uplink_out";
+    /// One slice of collection, driven by user space.
+    pub const COLLECT: &str = "xnat_collect";
+}
+
+/// The maps' names in the object file and under `maps/` of an instance's pins.
+pub mod map {
+    /// `Array<Config>`, one entry.
+    pub const CONFIG: &str = "CONFIG";
+    /// `Array<Cursors>`, one entry.
+    pub const CURSORS: &str = "CURSORS";
+    /// `PerCpuArray<u64>` by counter number.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// `Array<Flow>`, can be mapped into memory.
+    pub const FLOWS: &str = "FLOWS";
+    /// `HashMap<FlowKey, FlowRef>`, twice as many entries as there are flows.
+    pub const TUPLES: &str = "TUPLES";
+    /// `Stack<u32>`: slots that have been freed.
+    pub const FREE: &str = "FREE";
+    /// `LpmTrie<Addr, Subnet>`.
+    pub const SUBNETS: &str = "SUBNETS";
+    /// `HashMap<Addr, Peer>`.
+    pub const PEERS: &str = "PEERS";
+    /// `HashMap<u32, Inside>` by interface index.
+    pub const INSIDES: &str = "INSIDES";
+    /// `LruHashMap<FlowKey, u32>`: tuples of the kernel's own flows, with the time when they were last seen.
+    pub const KERNEL_FLOWS: &str = "KERNEL_FLOWS";
+    /// `LruHashMap<FragmentKey, Fragment>`: datagrams whose first fragment has passed.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+}
+
+/// The version of the pinned maps' layouts; part of the pins' path, and raised whenever a layout changes.
+pub const LAYOUT: u32 = 1;

@@ -1,0 +1,139 @@
+//! The flow tag: one IPv4 option that carries what translation would lose.
+//!
+//! | octet | 0 | 1 | 2 | 3 | 4-7 |
+//! |---|---|---|---|---|---|
+//! | | 0x9E | length 8 | version << 4 \| kind | key id | original destination |
+
+use crate::flow::{Flow, State};
+use crate::time::Ticks;
+use crate::Addr;
+
+/// The option's type: RFC 4727's experimental value with the copy bit set.
+pub const OPTION: u8 = 0x9e;
+/// Length of a tag without a key in bytes.
+pub const LEN: usize = 8;
+/// The version that this code speaks.
+pub const VERSION: u8 = 1;
+/// End of the option list (RFC 791 §3.1).
+const END: u8 = 0;
+/// No operation (RFC 791 §3.1).
+const NOP: u8 = 1;
+
+/// What a tag says. The numbers are on the wire.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// This packet belongs to the flow to that container.
+    Open = 0,
+    /// The next packets do; this one is only a header and ends here.
+    Announce = 1,
+    /// The receiver does not know the flow of the packet whose header this is.
+    UnknownFlow = 2,
+    /// The wire tuple is taken at the receiver by a flow of its own.
+    Conflict = 3,
+}
+
+/// A tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// What it says.
+    pub kind: Kind,
+    /// The container that the flow leads to.
+    pub destination: Addr,
+}
+
+/// Why an option is not a tag that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagError {
+    /// The length is not that of a tag without a key.
+    Length,
+    /// The version or the kind is not known here.
+    Version,
+}
+
+impl Tag {
+    /// The option as it goes into the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn encode(self) -> [u8; LEN] {
+        let [a, b, c, d] = self.destination.octets();
+        [OPTION, LEN as u8, VERSION << 4 | self.kind as u8, 0, a, b, c, d]
+    }
+
+    /// Reads the option.
+    ///
+    /// # Errors
+    /// [`TagError::Length`] and [`TagError::Version`] as they say. That the first octet is [`OPTION`] is the caller's
+    /// finding.
+    #[inline(always)]
+    pub const fn decode(option: [u8; LEN]) -> Result<Self, TagError> {
+        let [_, len, version_kind, _, a, b, c, d] = option;
+        if len != LEN as u8 {
+            return Err(TagError::Length);
+        }
+        if version_kind >> 4 != VERSION {
+            return Err(TagError::Version);
+        }
+        let kind = match version_kind & 0xf {
+            0 => Kind::Open,
+            1 => Kind::Announce,
+            2 => Kind::UnknownFlow,
+            3 => Kind::Conflict,
+            _ => return Err(TagError::Version),
+        };
+        Ok(Self {
+            kind,
+            destination: Addr::new([a, b, c, d]),
+        })
+    }
+}
+
+/// Where the first tag in an option list begins, if there is one.
+///
+/// `octet(i)` gives the octet at `i` of the list, which is `len` octets long (at most 40).
+#[inline(always)]
+#[must_use]
+pub fn find(len: usize, octet: impl Fn(usize) -> u8) -> Option<usize> {
+    let mut at = 0usize;
+    // Every turn takes at least one octet, and an IPv4 header has room for 40.
+    for _ in 0..40 {
+        if at >= len {
+            return None;
+        }
+        match octet(at) {
+            END => return None,
+            NOP => at += 1,
+            OPTION => return Some(at),
+            _ => {
+                let length = usize::from(octet(at + 1));
+                if length < 2 {
+                    return None;
+                }
+                at += length;
+            }
+        }
+    }
+    None
+}
+
+/// How many packets of an unconfirmed flow carry a tag before it is only repeated now and then.
+pub const EAGER: u8 = 16;
+/// How often the tag of a flow that stays unconfirmed is repeated after that.
+pub const REPEAT: Ticks = Ticks::from_secs(5);
+
+/// Whether a packet in original direction is to carry a tag.
+#[inline(always)]
+#[must_use]
+pub const fn is_due(flow: &Flow, now: Ticks) -> bool {
+    !State(flow.state).has(State::CONFIRMED)
+        && (flow.tagged < EAGER || now.since(Ticks(flow.tag_time)).0 >= REPEAT.0)
+}
+
+/// Whether a tag fits into a packet, or a header of its own has to announce the flow.
+///
+/// It fits when the packet has no options, is not a fragment, will not be cut into segments, and stays within the MTU.
+#[inline(always)]
+#[must_use]
+pub const fn fits(headers: &crate::packet::Headers, segmented: bool, mtu: u32) -> bool {
+    headers.ip_len == 20 && !headers.is_fragment() && !segmented && headers.total_len as u32 + LEN as u32 <= mtu
+}

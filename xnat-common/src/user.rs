@@ -1,0 +1,31 @@
+//! User-space conveniences: std conversions and the marker that aya's maps ask for.
+
+use std::net::Ipv4Addr;
+
+use crate::config::{Config, Cursors};
+use crate::packet::{Fragment, FragmentKey};
+use crate::subnet::{Inside, Peer, Subnet};
+use crate::{Addr, Flow, FlowKey, FlowRef};
+
+impl From<Ipv4Addr> for Addr {
+    fn from(address: Ipv4Addr) -> Self {
+        Self::new(address.octets())
+    }
+}
+
+impl From<Addr> for Ipv4Addr {
+    fn from(address: Addr) -> Self {
+        address.octets().into()
+    }
+}
+
+macro_rules! map_layouts {
+    ($($layout:ty),*) => {
+        $(
+            // SAFETY: the layout is `bytemuck::Pod`, which promises more than aya asks for.
+            unsafe impl aya::Pod for $layout where $layout: bytemuck::Pod {}
+        )*
+    };
+}
+
+map_layouts!(Addr, Config, Cursors, Flow, FlowKey, FlowRef, Fragment, FragmentKey, Inside, Peer, Subnet);

@@ -1,0 +1,3 @@
+//! The xnat dataplane.
+#![no_std]
+#![no_main]
