@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::timeout::Timeouts;
 use crate::Addr;
+use crate::timeout::Timeouts;
 
 /// The running configuration. User space replaces it as a whole.
 #[repr(C)]

@@ -193,13 +193,7 @@ impl Headers {
     #[inline(always)]
     #[must_use]
     pub const fn fragment_key(&self, side: crate::Side) -> FragmentKey {
-        FragmentKey {
-            src: self.tuple.src,
-            dst: self.tuple.dst,
-            id: self.id,
-            proto: self.proto,
-            side: side as u8,
-        }
+        FragmentKey { src: self.tuple.src, dst: self.tuple.dst, id: self.id, proto: self.proto, side: side as u8 }
     }
 }
 

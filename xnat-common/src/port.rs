@@ -1,7 +1,7 @@
 //! Which port a flow may have on the wire.
 
-use crate::packet::proto;
 use crate::Port;
+use crate::packet::proto;
 
 /// How many ports are tried before a flow is refused.
 pub const ATTEMPTS: u32 = 64;

@@ -4,9 +4,9 @@
 //! |---|---|---|---|---|---|
 //! | | 0x9E | length 8 | version << 4 \| kind | key id | original destination |
 
+use crate::Addr;
 use crate::flow::{Flow, State};
 use crate::time::Ticks;
-use crate::Addr;
 
 /// The option's type: RFC 4727's experimental value with the copy bit set.
 pub const OPTION: u8 = 0x9e;
@@ -81,39 +81,22 @@ impl Tag {
             3 => Kind::Conflict,
             _ => return Err(TagError::Version),
         };
-        Ok(Self {
-            kind,
-            destination: Addr::new([a, b, c, d]),
-        })
+        Ok(Self { kind, destination: Addr::new([a, b, c, d]) })
     }
 }
 
-/// Where the first tag in an option list begins, if there is one.
+/// One step through an option list: where the option after the one at `at` begins.
 ///
-/// `octet(i)` gives the octet at `i` of the list, which is `len` octets long (at most 40).
+/// `octet` and `length` are the octets at `at` and behind it. None where the list ends or makes no sense.
 #[inline(always)]
 #[must_use]
-pub fn find(len: usize, octet: impl Fn(usize) -> u8) -> Option<usize> {
-    let mut at = 0usize;
-    // Every turn takes at least one octet, and an IPv4 header has room for 40.
-    for _ in 0..40 {
-        if at >= len {
-            return None;
-        }
-        match octet(at) {
-            END => return None,
-            NOP => at += 1,
-            OPTION => return Some(at),
-            _ => {
-                let length = usize::from(octet(at + 1));
-                if length < 2 {
-                    return None;
-                }
-                at += length;
-            }
-        }
+pub const fn next_option(at: u32, octet: u8, length: u8) -> Option<u32> {
+    match octet {
+        END => None,
+        NOP => Some(at + 1),
+        _ if length < 2 => None,
+        _ => Some(at + length as u32),
     }
-    None
 }
 
 /// How many packets of an unconfirmed flow carry a tag before it is only repeated now and then.
@@ -125,8 +108,7 @@ pub const REPEAT: Ticks = Ticks::from_secs(5);
 #[inline(always)]
 #[must_use]
 pub const fn is_due(flow: &Flow, now: Ticks) -> bool {
-    !State(flow.state).has(State::CONFIRMED)
-        && (flow.tagged < EAGER || now.since(Ticks(flow.tag_time)).0 >= REPEAT.0)
+    !State(flow.state).has(State::CONFIRMED) && (flow.tagged < EAGER || now.since(Ticks(flow.tag_time)).0 >= REPEAT.0)
 }
 
 /// Whether a tag fits into a packet, or a header of its own has to announce the flow.

@@ -167,9 +167,7 @@ const fn after_ack(state: flow::State, original: bool) -> flow::State {
     match state.tcp() {
         // Taken up in the middle, or the end of the handshake.
         State::None => flow::State(state.0 | flow::State::ASSURED).with_tcp(State::Established),
-        State::SynRecv if original => {
-            flow::State(state.0 | flow::State::ASSURED).with_tcp(State::Established)
-        }
+        State::SynRecv if original => flow::State(state.0 | flow::State::ASSURED).with_tcp(State::Established),
         State::FinWait => {
             let other = if original { flow::State::FIN_REPLY } else { flow::State::FIN_ORIGINAL };
             if state.has(other) { state.with_tcp(State::CloseWait) } else { state }

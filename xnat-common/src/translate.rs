@@ -1,8 +1,8 @@
 //! What changes in a packet, and by how much its checksums do.
 
+use crate::Tuple;
 use crate::checksum::{delta16, delta32};
 use crate::packet::{icmp_header, proto, tcp_header, udp_header};
-use crate::Tuple;
 
 /// The change from one tuple to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +49,5 @@ pub const fn transport_checksum(protocol: u8) -> Option<TransportChecksum> {
         proto::ICMP => (icmp_header::CHECKSUM, false, false),
         _ => return None,
     };
-    Some(TransportChecksum {
-        offset,
-        pseudo_header,
-        optional,
-    })
+    Some(TransportChecksum { offset, pseudo_header, optional })
 }

@@ -26,12 +26,7 @@ impl Tuple {
     /// The tuple of a packet that goes the other way between the same two ends.
     #[must_use]
     pub const fn reversed(self) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-            sport: self.dport,
-            dport: self.sport,
-        }
+        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
     }
 }
 
@@ -63,11 +58,6 @@ impl FlowKey {
     /// The key for a packet with `tuple` that is seen on `side`.
     #[must_use]
     pub const fn new(tuple: Tuple, proto: u8, side: Side) -> Self {
-        Self {
-            tuple,
-            proto,
-            side: side as u8,
-            zero: 0,
-        }
+        Self { tuple, proto, side: side as u8, zero: 0 }
     }
 }

@@ -1,3 +1,39 @@
-//! The xnat dataplane.
+//! The xnat dataplane: five small TC programs over shared steps.
+//!
+//! A packet's way is `parse`, `lookup` (or `open` and `claim`), `rewrite`, `forward`; each step is a file of that name.
+//! Decisions are pure functions of `xnat-common`; here are bounds checks, map access and stores.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+#![expect(clippy::cast_ptr_alignment, reason = "headers are aligned to two bytes, and BPF loads what lies across")]
+#![expect(clippy::needless_pass_by_value, reason = "the classifier macro hands the context over")]
+
+mod account;
+mod atomic;
+mod claim;
+mod collect;
+mod forward;
+mod fragment;
+mod icmp_error;
+mod kernel_flow;
+mod lookup;
+mod maps;
+mod message;
+mod open;
+mod options;
+mod parse;
+mod programs;
+mod receive;
+mod rewrite;
+mod skb;
+mod socket;
+mod tag;
+mod translate;
+mod verdict;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never linked: the object contains no panic path, which a test checks.
+    loop {}
+}

@@ -1,0 +1,127 @@
+//! Collection: a clock hand over the slots.
+//!
+//! It depends neither on the daemon nor on timers. Packets that open flows move the hand a little; the daemon, while it
+//! runs, moves it in slices through the `xnat_collect` program.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::flow::Word;
+use xnat_common::{Direction, FlowRef, Ticks};
+
+use crate::atomic;
+use crate::lookup::Found;
+use crate::maps::{self, CURSORS, FLOWS, FREE, TUPLES};
+
+/// Slots that a packet looks at when it opens a flow.
+const STEPS_AN_OPENING: u32 = 4;
+/// Slots that one run of the `xnat_collect` program looks at.
+const SLICE: u32 = 4096;
+
+/// Ends a flow: it is gone for every packet at once, then its tuples go, then its slot is free.
+///
+/// False if it was gone already or a packet has refreshed it in this moment.
+#[inline(always)]
+pub fn end(found: &Found) -> bool {
+    let word = found.word();
+    word.generation() == found.reference.generation() && end_if(found, word)
+}
+
+/// Ends the flow if its word is still `word`.
+#[inline(always)]
+fn end_if(found: &Found, word: Word) -> bool {
+    let dead = word.next(word.last_seen());
+    // SAFETY: a field of a map value.
+    if !unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, dead.0) } {
+        return false;
+    }
+    // From here on nobody else touches the slot: no reference has its new generation, and it is not on the free list.
+    let _ = TUPLES.remove(&found.flow().key(Direction::Original));
+    let _ = TUPLES.remove(&found.flow().key(Direction::Reply));
+    maps::add_used(-1);
+    let _ = FREE.push(&found.reference.index(), 0);
+    true
+}
+
+/// Looks at the slot and ends its flow if that has been idle for too long.
+///
+/// A global function, which the verifier checks once by itself. Returns zero, because such a function has to return
+/// something.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_visit(index: u32, now: u32) -> u32 {
+    let (Some(config), Some(flow)) = (maps::config(), FLOWS.get_ptr_mut(index)) else {
+        return 0;
+    };
+    // SAFETY: a value of an array; see `lookup::Found::flow`.
+    let word = Word(unsafe { (&raw const (*flow).word).read_volatile() });
+    if !word.is_live() {
+        return 0;
+    }
+    let reference = FlowRef::new(index, word.generation(), Direction::Original);
+    let found = Found { flow, reference };
+    let idle = config.timeouts.idle(found.flow().proto, found.state());
+    if Ticks(now).since(word.last_seen()).0 >= idle.0 && end_if(&found, word) {
+        maps::count(Counter::FlowsExpired);
+    }
+    0
+}
+
+/// The slot at which the hand stands after moving it by `steps`, or none while no slot was ever used.
+#[inline(always)]
+fn move_hand(config: &Config, steps: u32) -> Option<(u64, u64)> {
+    let cursors = CURSORS.get_ptr_mut(0)?;
+    // SAFETY: fields of a map value.
+    let (fresh, hand) = unsafe {
+        ((&raw const (*cursors).fresh).read_volatile(), atomic::fetch_add(&raw mut (*cursors).hand, u64::from(steps)))
+    };
+    let slots = if fresh < u64::from(config.max_flows) { fresh } else { u64::from(config.max_flows) };
+    (slots != 0).then_some((hand, slots))
+}
+
+/// Moves the hand by the few slots that an opening packet pays for.
+#[inline(always)]
+pub fn step(config: &Config, now: Ticks) {
+    let Some((hand, slots)) = move_hand(config, STEPS_AN_OPENING) else {
+        return;
+    };
+    for offset in 0..STEPS_AN_OPENING {
+        let Some(index) = (hand + u64::from(offset)).checked_rem(slots) else {
+            return;
+        };
+        xnat_visit(index as u32, now.0);
+    }
+}
+
+/// What the loop's body needs.
+struct Slice {
+    hand: u64,
+    slots: u64,
+    now: Ticks,
+}
+
+/// Moves the hand by a slice.
+#[inline(always)]
+pub fn slice(config: &Config, now: Ticks) {
+    let Some((hand, slots)) = move_hand(config, SLICE) else {
+        return;
+    };
+    let mut slice = Slice { hand, slots, now };
+    let steps = if slots < u64::from(SLICE) { slots as u32 } else { SLICE };
+    // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
+    unsafe {
+        bpf_loop(steps, visit_nth as *mut c_void, (&raw mut slice).cast(), 0);
+    }
+}
+
+extern "C" fn visit_nth(nth: u64, slice: *mut c_void) -> i64 {
+    // SAFETY: bpf_loop hands over the pointer that `slice` gave it.
+    let slice = unsafe { &*slice.cast::<Slice>() };
+    let Some(index) = (slice.hand + nth).checked_rem(slice.slots) else {
+        return 1;
+    };
+    xnat_visit(index as u32, slice.now.0);
+    0
+}

@@ -1,0 +1,113 @@
+//! Last step: send the packet on, or leave it to the kernel.
+
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup};
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use xnat_common::Addr;
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::packet::{Headers, proto, tcp_header, udp_header};
+
+use crate::maps::{self, INSIDES};
+use crate::skb::{MARK_DONE, Skb};
+use crate::verdict::{Step, Verdict};
+
+/// Length of the parameters of the route look-up in bytes.
+#[expect(clippy::cast_possible_wrap, reason = "64 bytes")]
+const PARAMETERS_LEN: i32 = size_of::<FibLookup>() as i32;
+/// `AF_INET`.
+const FAMILY_IPV4: u8 = 2;
+
+/// Whether this step is a hop (RFC 1812 §5.3.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// The packet is forwarded here.
+    Decrement,
+    /// The kernel forwards it, or it comes from or goes to the host itself.
+    Keep,
+}
+
+/// Leaves a packet from inside to the kernel, untranslated, if the kernel has to answer or fragment it.
+#[inline(always)]
+pub fn check_outward(skb: Skb, config: &Config, headers: &Headers) -> Step<()> {
+    if headers.ttl <= 1 {
+        maps::count(Counter::ToKernelTtl);
+        return Err(Verdict::PASS);
+    }
+    if wire_len(skb, headers) > config.uplink_mtu {
+        maps::count(Counter::ToKernelMtu);
+        return Err(Verdict::PASS);
+    }
+    Ok(())
+}
+
+/// Whether the kernel has to answer a packet toward the interface `inside` instead of its being delivered.
+#[inline(always)]
+pub fn kernel_must_answer(skb: Skb, headers: &Headers, inside: u32) -> bool {
+    if headers.ttl <= 1 {
+        maps::count(Counter::ToKernelTtl);
+        return true;
+    }
+    // SAFETY: the value is read at once.
+    let too_long = unsafe { INSIDES.get(&inside) }.is_some_and(|inside| wire_len(skb, headers) > inside.mtu);
+    if too_long {
+        maps::count(Counter::ToKernelMtu);
+    }
+    too_long
+}
+
+/// The length of the longest IP packet that will leave: of a segment, where the packet will be cut into them.
+#[inline(always)]
+fn wire_len(skb: Skb, headers: &Headers) -> u32 {
+    let segment = skb.gso_size();
+    if segment == 0 {
+        return u32::from(headers.total_len);
+    }
+    let transport = match headers.proto {
+        proto::TCP => tcp_header_len(skb, headers),
+        _ => udp_header::LEN as u32,
+    };
+    u32::from(headers.ip_len) + transport + segment
+}
+
+#[inline(always)]
+fn tcp_header_len(skb: Skb, headers: &Headers) -> u32 {
+    let at = crate::parse::transport_offset(headers) + tcp_header::DATA_OFFSET;
+    match skb.at::<[u8; 2]>(at) {
+        // SAFETY: `at` has checked the bounds.
+        Some(octets) => u32::from(unsafe { *octets.cast::<u8>() } >> 4) << 2,
+        None => tcp_header::LEN as u32,
+    }
+}
+
+/// Sends a translated packet out of the uplink.
+#[inline(always)]
+pub fn to_uplink(skb: Skb, config: &Config) -> Verdict {
+    skb.set_mark(MARK_DONE);
+    Skb::redirect_neighbour(config.uplink)
+}
+
+/// Sends a translated packet to the containers.
+#[inline(always)]
+pub fn to_inside(skb: Skb, inside: u32) -> Verdict {
+    skb.set_mark(MARK_DONE);
+    Skb::redirect_neighbour(inside)
+}
+
+/// Whether a packet that came in on `inside` leaves through the uplink when it is addressed to `dst`. The host's own
+/// addresses, multicast and broadcast do not.
+#[inline(always)]
+pub fn leads_to_uplink(skb: Skb, config: &Config, headers: &Headers, inside: u32, dst: Addr) -> bool {
+    // SAFETY: a plain C structure for which all zeroes are valid.
+    let mut parameters: FibLookup = unsafe { core::mem::zeroed() };
+    parameters.family = FAMILY_IPV4;
+    parameters.l4_protocol = headers.proto;
+    parameters.sport = headers.tuple.sport.0;
+    parameters.dport = headers.tuple.dport.0;
+    parameters.ifindex = inside;
+    parameters.__bindgen_anon_3.ipv4_src = headers.tuple.src.0;
+    parameters.__bindgen_anon_4.ipv4_dst = dst.0;
+    // SAFETY: the structure is as long as said.
+    let result = unsafe { bpf_fib_lookup(skb.raw().cast(), &raw mut parameters, PARAMETERS_LEN, 0) };
+    let routed = result == i64::from(BPF_FIB_LKUP_RET_SUCCESS) || result == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
+    routed && parameters.ifindex == config.uplink
+}

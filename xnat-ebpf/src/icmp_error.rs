@@ -1,0 +1,188 @@
+//! ICMP errors: the packet inside is translated the other way round from the packets that the error answers (RFC 5508 §4).
+//!
+//! An error about a packet of one direction travels in the other, so the reversed tuple of the packet inside finds the
+//! flow and the direction of the error. Errors neither refresh nor end a flow.
+
+use xnat_common::checksum;
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::flow::Kind;
+use xnat_common::packet::{Headers, Icmp, icmp_header, ipv4, proto, tcp_header};
+use xnat_common::translate::{Translation, transport_checksum};
+use xnat_common::{Addr, Direction, FlowKey, Port, Side, Tuple};
+
+use crate::forward::{self, Ttl};
+use crate::lookup::{self, Found};
+use crate::parse::transport_offset;
+use crate::rewrite;
+use crate::skb::Skb;
+use crate::verdict::{Step, Verdict};
+
+/// ICMP code "fragmentation needed and DF set".
+const FRAGMENTATION_NEEDED: u8 = 4;
+
+/// The packet that an error is about, as far as the error carries it.
+struct Embedded {
+    tuple: Tuple,
+    proto: u8,
+    /// The ICMP type, if it is a message itself.
+    kind: u8,
+    /// Where its IP header begins, from the Ethernet header on.
+    ip: usize,
+    /// Where its transport header begins.
+    transport: usize,
+}
+
+/// An error from a container or a router inside, or of the host's own making: toward the wire.
+#[inline(always)]
+pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool) -> Step<Verdict> {
+    let embedded = embedded(skb, headers)?;
+    let found = find(&embedded, Side::Inside)?;
+    if found.flow().kind == Kind::Host as u8 && found.direction() == Direction::Reply {
+        return Ok(Verdict::PASS);
+    }
+    if fast {
+        forward::check_outward(skb, config, headers)?;
+    }
+    let to = found.flow().translated(found.direction());
+    let outer = Tuple { src: config.address, dst: to.dst, ..Tuple::default() };
+    let ttl = if fast { Ttl::Decrement } else { Ttl::Keep };
+    rewrite(skb, headers, &embedded, to, outer, ttl)?;
+    Ok(if fast { forward::to_uplink(skb, config) } else { Verdict::PASS })
+}
+
+/// An error from the wire: toward the container, or the host itself.
+#[inline(always)]
+pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
+    let embedded = embedded(skb, headers)?;
+    let found = find(&embedded, Side::Wire)?;
+    let to = found.flow().translated(found.direction());
+    let outer = Tuple { src: inward_source(skb, headers, &embedded, to.src), dst: to.dst, ..Tuple::default() };
+    let to_host = found.flow().kind == Kind::Host as u8;
+    if to_host || forward::kernel_must_answer(skb, headers, found.flow().inside) {
+        rewrite(skb, headers, &embedded, to, outer, Ttl::Keep)?;
+        return Ok(Verdict::PASS);
+    }
+    rewrite(skb, headers, &embedded, to, outer, Ttl::Decrement)?;
+    Ok(forward::to_inside(skb, found.flow().inside))
+}
+
+/// Whom an error from the wire comes from in the container's eyes. A peer's host and its containers share an address
+/// there: only routers say that the time is up or that fragmentation is needed, so these come from the host.
+#[inline(always)]
+fn inward_source(skb: Skb, headers: &Headers, embedded: &Embedded, far_end: Addr) -> Addr {
+    let code: u8 = skb.load(transport_offset(headers) + 1).unwrap_or(0);
+    let from_router = headers.flags == icmp_header::TIME_EXCEEDED
+        || headers.flags == icmp_header::UNREACHABLE && code == FRAGMENTATION_NEEDED;
+    if headers.tuple.src == embedded.tuple.dst && !from_router { far_end } else { headers.tuple.src }
+}
+
+/// The flow of the packet inside, in the direction in which the error travels.
+#[inline(always)]
+fn find(embedded: &Embedded, side: Side) -> Step<Found> {
+    lookup::find(&FlowKey::new(embedded.tuple.reversed(), embedded.proto, side)).ok_or(Verdict::PASS)
+}
+
+/// Reads the packet inside; what is too short or a later fragment belongs to nobody here.
+#[inline(always)]
+fn embedded(skb: Skb, headers: &Headers) -> Step<Embedded> {
+    let ip = transport_offset(headers) + icmp_header::LEN;
+    let header: [u16; ipv4::LEN / 2] = skb.load(ip).ok_or(Verdict::PASS)?;
+    let [first, _, _, fragment, ttl_proto, _, src0, src1, dst0, dst1] = header;
+    let version = first.to_ne_bytes()[0];
+    let ip_len = usize::from(version & 0xf) << 2;
+    if version >> 4 != 4 || ip_len < ipv4::LEN || u16::from_be(fragment) & ipv4::OFFSET != 0 {
+        return Err(Verdict::PASS);
+    }
+    let protocol = ttl_proto.to_ne_bytes()[1];
+    let transport = ip + ip_len;
+    let mut embedded = Embedded {
+        tuple: Tuple { src: address(src0, src1), dst: address(dst0, dst1), ..Tuple::default() },
+        proto: protocol,
+        kind: 0,
+        ip,
+        transport,
+    };
+    match protocol {
+        proto::TCP | proto::UDP | proto::SCTP => {
+            let [sport, dport]: [Port; 2] = skb.load(transport).ok_or(Verdict::PASS)?;
+            embedded.tuple.sport = sport;
+            embedded.tuple.dport = dport;
+        }
+        proto::ICMP => {
+            let [kind_code, _, id, _]: [u16; 4] = skb.load(transport).ok_or(Verdict::PASS)?;
+            embedded.kind = kind_code.to_ne_bytes()[0];
+            match Icmp::of(embedded.kind) {
+                Icmp::Query => embedded.tuple.sport = Port(id),
+                Icmp::Answer => embedded.tuple.dport = Port(id),
+                Icmp::Error | Icmp::Other => return Err(Verdict::PASS),
+            }
+        }
+        _ => {}
+    }
+    Ok(embedded)
+}
+
+#[inline(always)]
+fn address(first: u16, second: u16) -> Addr {
+    let [a, b] = first.to_ne_bytes();
+    let [c, d] = second.to_ne_bytes();
+    Addr::new([a, b, c, d])
+}
+
+/// Rewrites the packet inside, then the error around it. `to` is the tuple of packets that go with the error.
+#[inline(always)]
+fn rewrite(skb: Skb, headers: &Headers, embedded: &Embedded, to: Tuple, outer: Tuple, ttl: Ttl) -> Step<()> {
+    let translation = Translation::new(embedded.tuple, to.reversed());
+    let mut delta = ip_header(skb, embedded, &translation)?;
+    delta += transport(skb, embedded, &translation)?;
+    let field = transport_offset(headers) + icmp_header::CHECKSUM;
+    skb.change_checksum(field, delta, false, false)?;
+    rewrite::packet(skb, headers, outer, ttl)
+}
+
+/// Rewrites the IP header inside; returns the change of the sum around it.
+#[inline(always)]
+fn ip_header(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u32> {
+    let at = embedded.ip + ipv4::CHECKSUM;
+    let old: u16 = skb.load(at).ok_or(FAILED)?;
+    let new = checksum::update(old, translation.addresses);
+    skb.store(at, new)?;
+    skb.store(embedded.ip + ipv4::SRC, [translation.to.src, translation.to.dst])?;
+    Ok(checksum::delta16(old, new) + translation.addresses)
+}
+
+/// Rewrites ports and checksum inside, as far as they are there; returns the change of the sum around them.
+#[inline(always)]
+fn transport(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u32> {
+    match embedded.proto {
+        proto::TCP | proto::UDP | proto::SCTP => {
+            skb.store(embedded.transport, [translation.to.sport, translation.to.dport])?;
+        }
+        proto::ICMP => {
+            let id =
+                if let Icmp::Query = Icmp::of(embedded.kind) { translation.to.sport } else { translation.to.dport };
+            skb.store(embedded.transport + icmp_header::ID, id)?;
+        }
+        _ => return Ok(0),
+    }
+    let mut delta = translation.ports;
+    let Some(field) = transport_checksum(embedded.proto) else {
+        return Ok(delta);
+    };
+    let at = embedded.transport + field.offset;
+    // RFC 792 promises eight octets of the transport header; TCP's checksum lies beyond.
+    let old: u16 = match skb.load(at) {
+        Some(0) if field.optional => return Ok(delta),
+        Some(old) => old,
+        None if field.offset == tcp_header::CHECKSUM => return Ok(delta),
+        None => return Err(FAILED),
+    };
+    let change = if field.pseudo_header { checksum::fold(translation.addresses) } else { 0 };
+    let new = checksum::update(old, u32::from(change) + u32::from(checksum::fold(translation.ports)));
+    skb.store(at, new)?;
+    delta += checksum::delta16(old, new);
+    Ok(delta)
+}
+
+const FAILED: Verdict = Verdict::drop(Counter::IcmpErrorUntranslatable);

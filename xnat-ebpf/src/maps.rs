@@ -1,0 +1,89 @@
+//! The maps. Sizes here are the defaults; user space sets those of the flow table.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Stack};
+use aya_ebpf::macros::btf_map;
+use xnat_common::config::{Config, Cursors};
+use xnat_common::counter::{self, Counter};
+use xnat_common::packet::{Fragment, FragmentKey};
+use xnat_common::subnet::{Inside, Peer, Subnet};
+use xnat_common::{Addr, Flow, FlowKey, FlowRef, Ticks};
+
+use crate::atomic;
+
+/// Slots of the flow table unless user space asks for another number.
+const FLOWS_DEFAULT: usize = 262_144;
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub static CURSORS: Array<Cursors, 1> = Array::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { counter::CAPACITY as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static FLOWS: Array<Flow, FLOWS_DEFAULT, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub static TUPLES: HashMap<FlowKey, FlowRef, { 2 * FLOWS_DEFAULT }> = HashMap::new();
+#[btf_map]
+pub static FREE: Stack<u32, FLOWS_DEFAULT> = Stack::new();
+#[btf_map]
+pub static SUBNETS: LpmTrie<Addr, Subnet, 1024> = LpmTrie::new();
+#[btf_map]
+pub static PEERS: HashMap<Addr, Peer, 1024> = HashMap::new();
+#[btf_map]
+pub static INSIDES: HashMap<u32, Inside, 4096> = HashMap::new();
+#[btf_map]
+pub static KERNEL_FLOWS: LruHashMap<FlowKey, u32, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
+
+/// The running configuration, once user space has written one.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0).filter(|config| config.uplink != 0)
+}
+
+/// Counts.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    count_number(counter as u32);
+}
+
+/// Counts under a counter's number.
+#[inline(always)]
+pub fn count_number(counter: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter) {
+        // SAFETY: the pointer is this processor's own value, and a program is not preempted by itself on it.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Whose `address` is, if it is in a subnet of ours or of a peer.
+#[inline(always)]
+pub fn subnet(address: Addr) -> Option<&'static Subnet> {
+    SUBNETS.get(&aya_ebpf::btf_maps::lpm_trie::Key::new(32, address))
+}
+
+/// The peer with `address`, if it runs xnat.
+#[inline(always)]
+pub fn speaking_peer(address: Addr) -> Option<*mut Peer> {
+    let peer = PEERS.get_ptr_mut(&address)?;
+    // SAFETY: the verifier has seen the null check; user space replaces values in place.
+    (unsafe { (*peer).flags } & Peer::SPEAKS_XNAT != 0).then_some(peer)
+}
+
+/// The time, from a clock that is read without touching the hardware (kernel 5.11, commit d05512618056).
+#[inline(always)]
+pub fn now() -> Ticks {
+    // SAFETY: the helper has no preconditions.
+    Ticks::from_ns(unsafe { aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns() })
+}
+
+/// Marks the one more or less flow that is live.
+#[inline(always)]
+pub fn add_used(change: i64) {
+    if let Some(cursors) = CURSORS.get_ptr_mut(0) {
+        // SAFETY: a field of a map value.
+        unsafe { atomic::add(&raw mut (*cursors).used, change.cast_unsigned()) };
+    }
+}

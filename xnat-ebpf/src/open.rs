@@ -1,0 +1,124 @@
+//! A packet that belongs to no flow: whether it opens one, and which.
+
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::flow::{Kind, State};
+use xnat_common::packet::{Headers, proto};
+use xnat_common::{Addr, FlowKey, Side, Ticks, Tuple};
+
+use crate::claim::{self, Opening, Refused};
+use crate::lookup::{self, Found};
+use crate::skb::Skb;
+use crate::verdict::{Step, Verdict};
+use crate::{forward, kernel_flow, maps};
+
+/// A packet from a container, at the inside interface `inside`.
+#[inline(always)]
+pub fn from_container(skb: Skb, config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<Found> {
+    // What does not come from a subnet of ours on its own interface is not ours to translate.
+    match maps::subnet(headers.tuple.src) {
+        Some(source) if source.is_own() && source.inside == inside => {}
+        _ => return Err(Verdict::PASS),
+    }
+    let opening = outward(config, headers, inside, now)?;
+    let wire_dst = opening.reply.src;
+    if !forward::leads_to_uplink(skb, config, headers, inside, wire_dst) {
+        if opening.peer != Addr::UNSPECIFIED {
+            maps::count(Counter::ToKernelRoute);
+        }
+        return Err(Verdict::PASS);
+    }
+    forward::check_outward(skb, config, headers)?;
+    claim(skb, config, &opening, now)
+}
+
+/// A packet that the kernel has routed to the uplink: from a container on the slow path, or from the host itself.
+#[inline(always)]
+pub fn at_egress(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
+    let source = maps::subnet(headers.tuple.src).filter(|subnet| subnet.is_own());
+    let (inside, from_host) = match source {
+        Some(subnet) if !skb.has_socket() => (subnet.inside, false),
+        // The host's own sockets: to a peer's subnet from any address, or from an address inside to anywhere.
+        _ => (0, true),
+    };
+    let mut opening = outward(config, headers, inside, now)?;
+    if from_host {
+        if opening.peer == Addr::UNSPECIFIED && source.is_none() {
+            return Err(Verdict::PASS);
+        }
+        opening.kind = Kind::Host;
+    }
+    claim(skb, config, &opening, now)
+}
+
+/// What a packet toward the wire would open.
+#[inline(always)]
+fn outward(config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<Opening> {
+    let dst = headers.tuple.dst;
+    let peer = match maps::subnet(dst) {
+        Some(subnet) if subnet.is_own() => return Err(Verdict::PASS),
+        Some(subnet) => subnet.peer,
+        None => Addr::UNSPECIFIED,
+    };
+    let to_peer = peer != Addr::UNSPECIFIED;
+    let key = FlowKey::new(headers.tuple, headers.proto, Side::Inside);
+    if !to_peer && kernel_flow::owns(&key, now) {
+        return Err(Verdict::PASS);
+    }
+    if !headers.opens() {
+        // In the middle of a connection: with a peer's container it is ours, and the peer will tell if it knows better.
+        // The answers of a container to a peer's flow that this host has forgotten go to the peer's own address.
+        // Everything else belongs to a connection of the kernel's, or to none.
+        let with_peer = to_peer || maps::speaking_peer(dst).is_some();
+        if headers.proto != proto::TCP || !with_peer {
+            return Err(Verdict::PASS);
+        }
+    }
+    let wire_dst = if to_peer { peer } else { dst };
+    Ok(Opening {
+        proto: headers.proto,
+        kind: if to_peer { Kind::Peer } else { Kind::Outside },
+        original: headers.tuple,
+        reply: Tuple { src: wire_dst, dst: config.address, sport: headers.tuple.dport, dport: headers.tuple.sport },
+        inside,
+        peer,
+        state: State::default(),
+    })
+}
+
+/// A packet from a peer whose tag says that it is for `container`.
+#[inline(always)]
+pub fn from_peer(
+    skb: Skb,
+    config: &Config,
+    headers: &Headers,
+    container: Addr,
+    inside: u32,
+    state: u32,
+    now: Ticks,
+) -> Step<Found> {
+    let opening = Opening {
+        proto: headers.proto,
+        kind: Kind::Inbound,
+        original: headers.tuple,
+        reply: Tuple { src: container, dst: headers.tuple.src, sport: headers.tuple.dport, dport: headers.tuple.sport },
+        inside,
+        peer: headers.tuple.src,
+        // Whoever opens a flow toward this host knows it.
+        state: State(State::CONFIRMED | state),
+    };
+    claim(skb, config, &opening, now)
+}
+
+#[inline(always)]
+fn claim(skb: Skb, config: &Config, opening: &Opening, now: Ticks) -> Step<Found> {
+    match claim::claim(skb, config, opening, now) {
+        Ok(found) => Ok(found),
+        // Another processor has just opened the very same flow: this packet joins it.
+        Err(Refused::Raced) => {
+            let side = Kind::side(opening.kind as u8, xnat_common::Direction::Original);
+            lookup::find(&FlowKey::new(opening.original, opening.proto, side)).ok_or(Verdict::drop(Counter::FlowBusy))
+        }
+        Err(Refused::Because(counter)) => Err(Verdict::drop(counter)),
+    }
+}

@@ -1,0 +1,117 @@
+//! First step: read the headers.
+
+use xnat_common::counter::Counter;
+use xnat_common::packet::{Headers, Icmp, ethernet, icmp_header, ipv4, proto, tcp_header};
+use xnat_common::{Addr, Port, Tuple};
+
+use crate::skb::Skb;
+use crate::verdict::{Step, Verdict};
+
+/// Where the IP header begins.
+pub const IP: usize = ethernet::LEN;
+/// Enough for Ethernet, the longest IP header and a TCP header.
+const HEADERS_MAX: u32 = (IP + ipv4::LEN_MAX + tcp_header::LEN) as u32;
+
+/// Reads the headers of an IPv4 packet; anything else passes, and so does what the kernel's own checks will drop.
+#[inline(always)]
+pub fn headers(skb: Skb) -> Step<Headers> {
+    if skb.at::<[u8; IP + ipv4::LEN + tcp_header::LEN]>(0).is_none() {
+        skb.pull(HEADERS_MAX);
+    }
+    let ether_type: *const u16 = skb.at(ethernet::TYPE).ok_or(Verdict::PASS)?;
+    // SAFETY: `at` has checked the bounds; so for every dereference below.
+    if unsafe { *ether_type } != ethernet::IPV4.to_be() {
+        return Err(Verdict::PASS);
+    }
+    let ip: *const [u8; ipv4::LEN] = skb.at(IP).ok_or(Verdict::PASS)?;
+    let ip = ip.cast::<u8>();
+    // SAFETY: 20 bytes from `ip` on are in bounds; the packet's IP header is aligned to two bytes and x86 and arm64
+    // load what lies across.
+    let (version, total_len, id, fragment, ttl, protocol, src, dst) = unsafe {
+        (
+            *ip,
+            u16::from_be(*ip.add(ipv4::TOTAL_LEN).cast::<u16>()),
+            *ip.add(ipv4::ID).cast::<u16>(),
+            u16::from_be(*ip.add(ipv4::FRAGMENT).cast::<u16>()),
+            *ip.add(ipv4::TTL),
+            *ip.add(ipv4::PROTO),
+            Addr(*ip.add(ipv4::SRC).cast::<u32>()),
+            Addr(*ip.add(ipv4::DST).cast::<u32>()),
+        )
+    };
+    let ip_len = (version & 0xf) << 2;
+    if version >> 4 != 4 || usize::from(ip_len) < ipv4::LEN || total_len < u16::from(ip_len) {
+        return Err(Verdict::PASS);
+    }
+    let mut headers = Headers {
+        tuple: Tuple { src, dst, sport: Port::NONE, dport: Port::NONE },
+        proto: protocol,
+        ttl,
+        flags: 0,
+        ip_len,
+        total_len,
+        fragment,
+        id,
+    };
+    if !headers.is_later_fragment() {
+        transport(skb, &mut headers)?;
+    }
+    Ok(headers)
+}
+
+/// Reads ports, TCP flags and ICMP type.
+#[inline(always)]
+fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {
+    // What is too short here is dropped: the kernel would forward it, untranslated.
+    let short = Verdict::drop(Counter::Malformed);
+    let start = transport_offset(headers);
+    match headers.proto {
+        proto::TCP => {
+            let tcp: *const [u8; tcp_header::LEN] = skb.at(start).ok_or(short)?;
+            ports(tcp.cast(), headers);
+            // SAFETY: the whole header is in bounds.
+            headers.flags = unsafe { *tcp.cast::<u8>().add(tcp_header::FLAGS) };
+        }
+        proto::UDP | proto::SCTP => {
+            let udp: *const [u8; 8] = skb.at(start).ok_or(short)?;
+            ports(udp.cast(), headers);
+        }
+        proto::ICMP => {
+            let icmp: *const [u8; icmp_header::LEN] = skb.at(start).ok_or(short)?;
+            let icmp = icmp.cast::<u8>();
+            // SAFETY: the whole header is in bounds.
+            let (kind, id) = unsafe { (*icmp, Port(*icmp.add(icmp_header::ID).cast::<u16>())) };
+            headers.flags = kind;
+            match Icmp::of(kind) {
+                Icmp::Query => headers.tuple.sport = id,
+                Icmp::Answer => headers.tuple.dport = id,
+                Icmp::Error | Icmp::Other => {}
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn ports(transport: *const u16, headers: &mut Headers) {
+    // SAFETY: the callers have checked that both ports are in bounds.
+    unsafe {
+        headers.tuple.sport = Port(*transport);
+        headers.tuple.dport = Port(*transport.add(1));
+    }
+}
+
+/// Where the transport header begins, from the Ethernet header on.
+#[inline(always)]
+pub fn transport_offset(headers: &Headers) -> usize {
+    IP + usize::from(headers.ip_len)
+}
+
+/// The destination MAC address.
+#[inline(always)]
+pub fn destination_mac(skb: Skb) -> Option<[u8; 6]> {
+    let mac: *const [u8; 6] = skb.at(0)?;
+    // SAFETY: `at` has checked the bounds.
+    Some(unsafe { *mac })
+}

@@ -1,0 +1,187 @@
+//! The programs, one for each hook.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::packet::Headers;
+use xnat_common::subnet::Subnet;
+use xnat_common::{FlowKey, Side, Ticks};
+
+use crate::lookup::{self, Found};
+use crate::maps::{self, INSIDES};
+use crate::skb::{MARK_ANNOUNCE, MARK_DONE, Skb};
+use crate::verdict::{Step, Verdict};
+use crate::{collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, translate};
+
+/// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
+#[classifier]
+#[inline(always)]
+pub fn xnat_inside_in(context: TcContext) -> i32 {
+    match from_inside(Skb::new(&context)) {
+        Ok(verdict) | Err(verdict) => verdict.finish(),
+    }
+}
+
+#[inline(always)]
+fn from_inside(skb: Skb) -> Step<Verdict> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    // SAFETY: user space replaces values in place, and these are read once.
+    let inside = unsafe { INSIDES.get(&skb.ifindex()) }.ok_or(Verdict::PASS)?;
+    let headers = parse::headers(skb)?;
+    // Frames to other MAC addresses stay within the network.
+    if parse::destination_mac(skb) != Some(inside.mac) {
+        return Err(Verdict::PASS);
+    }
+    if headers.ip_len > 20 && options::carry_tag(skb, &headers) {
+        return Err(Verdict::drop(Counter::InsideTag));
+    }
+    if config.flags & Config::KERNEL_PATH != 0 {
+        return Err(Verdict::PASS);
+    }
+    let now = maps::now();
+    if headers.is_icmp_error() {
+        return icmp_error::outward(skb, config, &headers, true);
+    }
+    let found = match find(&headers, Side::Inside, now) {
+        Some(found) if found.flow().inside == inside.ifindex => found,
+        Some(_) => return Err(Verdict::PASS),
+        None if headers.is_later_fragment() => return Err(Verdict::PASS),
+        None => open::from_container(skb, config, &headers, inside.ifindex, now)?,
+    };
+    translate::outward(skb, config, &headers, &found, now)
+}
+
+/// To the containers: at the bridge and at plain interfaces. Nothing is translated here; what the kernel sends is
+/// remembered, so that the answers are left to it.
+#[classifier]
+#[inline(always)]
+pub fn xnat_inside_out(context: TcContext) -> i32 {
+    match to_inside(Skb::new(&context)) {
+        Ok(verdict) | Err(verdict) => verdict.finish(),
+    }
+}
+
+#[inline(always)]
+fn to_inside(skb: Skb) -> Step<Verdict> {
+    if skb.mark() == MARK_DONE {
+        skb.set_mark(0);
+        return Ok(Verdict::PASS);
+    }
+    let headers = parse::headers(skb)?;
+    // Answers within a subnet of ours never reach the translation, and errors and late fragments open nothing.
+    let from_own = maps::subnet(headers.tuple.src).is_some_and(Subnet::is_own);
+    if !from_own && !headers.is_later_fragment() && !headers.is_icmp_error() {
+        kernel_flow::remember(&headers, Side::Inside, maps::now());
+    }
+    Ok(Verdict::PASS)
+}
+
+/// From the peers and the outside.
+#[classifier]
+#[inline(always)]
+pub fn xnat_uplink_in(context: TcContext) -> i32 {
+    match from_wire(Skb::new(&context)) {
+        Ok(verdict) | Err(verdict) => verdict.finish(),
+    }
+}
+
+#[inline(always)]
+fn from_wire(skb: Skb) -> Step<Verdict> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    let mut headers = parse::headers(skb)?;
+    if headers.tuple.dst != config.address {
+        return Err(Verdict::PASS);
+    }
+    let now = maps::now();
+    if headers.ip_len > 20 {
+        receive::options(skb, config, &mut headers, now)?;
+    }
+    if headers.is_icmp_error() {
+        return icmp_error::inward(skb, &headers);
+    }
+    match find(&headers, Side::Wire, now) {
+        Some(found) if receive::is_for_host(&headers, &found) => Ok(Verdict::PASS),
+        Some(found) => translate::inward(skb, &headers, &found, now),
+        None => receive::stray(skb, config, &headers, now),
+    }
+}
+
+/// To the peers and the outside: what the kernel has routed here.
+#[classifier]
+#[inline(always)]
+pub fn xnat_uplink_out(context: TcContext) -> i32 {
+    match to_wire(Skb::new(&context)) {
+        Ok(verdict) | Err(verdict) => verdict.finish(),
+    }
+}
+
+#[inline(always)]
+fn to_wire(skb: Skb) -> Step<Verdict> {
+    let mark = skb.mark();
+    if mark == MARK_DONE {
+        skb.set_mark(0);
+        return Ok(Verdict::PASS);
+    }
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    if mark == MARK_ANNOUNCE {
+        return message::announce(skb, config);
+    }
+    let headers = parse::headers(skb)?;
+    let verdict = match kernel_routed(skb, config, &headers) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    // The last gate: a container's address does not leave, whatever the reason why it was not translated.
+    if verdict == Verdict::PASS && leaks(skb) {
+        return Err(Verdict::drop(Counter::PrivateSource));
+    }
+    Ok(verdict)
+}
+
+#[inline(always)]
+fn kernel_routed(skb: Skb, config: &Config, headers: &Headers) -> Step<Verdict> {
+    let now = maps::now();
+    if headers.is_icmp_error() {
+        return icmp_error::outward(skb, config, headers, false);
+    }
+    let found = match find(headers, Side::Inside, now) {
+        Some(found) => found,
+        None if headers.is_later_fragment() => return Err(Verdict::PASS),
+        None => match open::at_egress(skb, config, headers, now) {
+            Ok(found) => found,
+            Err(verdict) => {
+                // Forwarded and already translated by the kernel: the answers on the wire are the kernel's as well.
+                if !skb.has_socket() && headers.tuple.src == config.address {
+                    kernel_flow::remember(headers, Side::Wire, now);
+                }
+                return Err(verdict);
+            }
+        },
+    };
+    translate::at_egress(skb, config, headers, &found, now)
+}
+
+/// Whether the packet, as it is now, carries the address of a container.
+#[inline(always)]
+fn leaks(skb: Skb) -> bool {
+    parse::headers(skb).is_ok_and(|headers| maps::subnet(headers.tuple.src).is_some_and(Subnet::is_own))
+}
+
+/// The flow of a packet seen on `side`.
+#[inline(always)]
+fn find(headers: &Headers, side: Side, now: Ticks) -> Option<Found> {
+    if headers.is_later_fragment() {
+        return fragment::find(headers, side, now);
+    }
+    lookup::find(&FlowKey::new(headers.tuple, headers.proto, side))
+}
+
+/// One slice of collection; user space runs it through `BPF_PROG_TEST_RUN`.
+#[classifier]
+#[inline(always)]
+pub fn xnat_collect(_context: TcContext) -> i32 {
+    if let Some(config) = maps::config() {
+        collect::slice(config, maps::now());
+    }
+    0
+}

@@ -1,0 +1,205 @@
+//! What comes in on the uplink with a tag, and what should have had one.
+
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::flow::{Kind, State};
+use xnat_common::packet::{Headers, ipv4, proto};
+use xnat_common::subnet::Peer;
+use xnat_common::tag::{self, Tag, TagError};
+use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, tcp};
+
+use crate::lookup::{self, Found};
+use crate::maps::{self, PEERS, count};
+use crate::parse::IP;
+use crate::skb::Skb;
+use crate::socket::{self, Rival};
+use crate::verdict::{Step, Verdict};
+use crate::{account, claim, collect, kernel_flow, message, open, tag as tags, translate};
+
+/// A packet on the uplink that carries options: acts on its tag, if it has one.
+#[inline(always)]
+pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> Step<()> {
+    let option: [u8; tag::LEN] = match skb.load(IP + ipv4::LEN) {
+        Some(option) => option,
+        None => return Ok(()),
+    };
+    // A tag is the first option of its packet.
+    if option[0] != tag::OPTION {
+        return Ok(());
+    }
+    if PEERS.get_ptr(&headers.tuple.src).is_none() {
+        return Err(Verdict::drop(Counter::TagStranger));
+    }
+    let tag = match Tag::decode(option) {
+        Ok(tag) => tag,
+        Err(TagError::Version) => return Err(Verdict::drop(Counter::TagVersion)),
+        Err(TagError::Length) => return Err(Verdict::drop(Counter::TagMalformed)),
+    };
+    match tag.kind {
+        tag::Kind::Open | tag::Kind::Announce => Err(opening(skb, config, headers, tag, option, now)?),
+        tag::Kind::UnknownFlow => Err(unknown_flow(headers)),
+        tag::Kind::Conflict => Err(conflict(skb, headers, now)),
+    }
+}
+
+/// A peer opens a flow toward a container of ours.
+#[inline(always)]
+fn opening(
+    skb: Skb,
+    config: &Config,
+    headers: &mut Headers,
+    tag: Tag,
+    option: [u8; tag::LEN],
+    now: Ticks,
+) -> Step<Verdict> {
+    let inside = match maps::subnet(tag.destination) {
+        Some(subnet) if subnet.is_own() => subnet.inside,
+        _ => return Err(Verdict::drop(Counter::TagSubnet)),
+    };
+    let announced = tag.kind == tag::Kind::Announce;
+    count(if announced { Counter::AnnouncesReceived } else { Counter::TagsReceived });
+    let found = match existing(headers, tag.destination) {
+        Existing::Same(found) => found,
+        Existing::Crossing => {
+            count(Counter::ConflictSent);
+            let tag = Tag { kind: tag::Kind::Conflict, ..tag };
+            return message::send_back(skb, config, headers, tag);
+        }
+        Existing::None => {
+            let state = if announced { State::ANNOUNCED } else { 0 };
+            open::from_peer(skb, config, headers, tag.destination, inside, state, now)?
+        }
+    };
+    if announced {
+        account::reopen(&found, headers);
+        return Ok(Verdict::CONSUMED);
+    }
+    tags::strip(skb, headers, option)?;
+    translate::inward(skb, headers, &found, now)
+}
+
+/// What this host already knows under the wire tuple of an opening.
+enum Existing {
+    /// The very flow: opened by the peer before, or by both at once.
+    Same(Found),
+    /// A flow of this host's own to somewhere else.
+    Crossing,
+    /// Nothing, or something that has given way.
+    None,
+}
+
+#[inline(always)]
+fn existing(headers: &Headers, container: Addr) -> Existing {
+    let key = FlowKey::new(headers.tuple, headers.proto, Side::Wire);
+    let Some(found) = lookup::find(&key) else {
+        return Existing::None;
+    };
+    let flow = found.flow();
+    if found.direction() == Direction::Reply {
+        // Opened here. The conversation is the same if it has the same container and port at this end.
+        let same = flow.original.src == container && flow.original.sport == headers.tuple.dport;
+        return if same { Existing::Same(found) } else { Existing::Crossing };
+    }
+    if flow.reply.src == container {
+        return Existing::Same(found);
+    }
+    // The peer is the master of its ports: the flow that had this one is over.
+    if collect::end(&found) {
+        count(Counter::FlowsReplaced);
+    }
+    Existing::None
+}
+
+/// A peer does not know a flow of ours: the next packet tells it again.
+#[inline(always)]
+fn unknown_flow(headers: &Headers) -> Verdict {
+    if let Some(found) = own_flow_to_peer(headers) {
+        for _ in 0..4 {
+            let old = found.state();
+            if found.change_state(old, State(old.0 & !State::CONFIRMED)) {
+                break;
+            }
+        }
+        // SAFETY: a field of a map value; a lost race repeats a tag.
+        unsafe { (*found.flow).tagged = 0 };
+        count(Counter::UnknownFlowReceived);
+    }
+    Verdict::CONSUMED
+}
+
+/// A peer has a flow of its own on our flow's wire tuple: ours moves, unless it has been answered already.
+#[inline(always)]
+fn conflict(skb: Skb, headers: &Headers, now: Ticks) -> Verdict {
+    if let Some(found) = own_flow_to_peer(headers)
+        && !found.state().replied()
+        && claim::move_port(skb, &found, now)
+    {
+        // SAFETY: a field of a map value; a lost race repeats a tag.
+        unsafe { (*found.flow).tagged = 0 };
+        count(Counter::ConflictReceived);
+    }
+    Verdict::CONSUMED
+}
+
+/// The flow to a peer's container of which the peer sends a header back.
+#[inline(always)]
+fn own_flow_to_peer(headers: &Headers) -> Option<Found> {
+    // A query comes back as a query: its identifier stays where it was.
+    let mut tuple = headers.tuple;
+    if headers.proto == proto::ICMP {
+        (tuple.sport, tuple.dport) = (tuple.dport, tuple.sport);
+    }
+    let found = lookup::find(&FlowKey::new(tuple, headers.proto, Side::Wire))?;
+    let flow = found.flow();
+    (flow.peer == headers.tuple.src && flow.kind != Kind::Inbound as u8 && found.direction() == Direction::Reply)
+        .then_some(found)
+}
+
+/// Whether an untagged packet that matches a peer's flow is not part of it: peers tag what they open, so an opening
+/// without a tag is for the host itself, and the flow that had the tuple is over.
+#[inline(always)]
+pub fn is_for_host(headers: &Headers, found: &Found) -> bool {
+    let flow = found.flow();
+    let stale = flow.kind == Kind::Inbound as u8
+        && found.direction() == Direction::Original
+        && headers.proto == proto::TCP
+        && tcp::opens(headers.flags)
+        && !found.state().has(State::ANNOUNCED);
+    if stale && collect::end(found) {
+        count(Counter::FlowsReplaced);
+    }
+    stale
+}
+
+/// An untagged packet from a peer in the middle of a TCP connection that nobody here knows: the peer is told, rather than
+/// that this host answers with a reset in the container's name.
+#[inline(always)]
+pub fn stray(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Verdict> {
+    if headers.proto != proto::TCP
+        || headers.flags & (tcp::flags::SYN | tcp::flags::RST) != 0
+        || headers.flags & tcp::flags::ACK == 0
+    {
+        return Ok(Verdict::PASS);
+    }
+    let Some(peer) = maps::speaking_peer(headers.tuple.src) else {
+        return Ok(Verdict::PASS);
+    };
+    let key = FlowKey::new(headers.tuple, headers.proto, Side::Wire);
+    if kernel_flow::owns(&key, now) || socket::takes(skb, headers.proto, &headers.tuple, Rival::Any) {
+        return Ok(Verdict::PASS);
+    }
+    // SAFETY: fields of a map value; a lost race lets one answer more or less out.
+    unsafe {
+        if (*peer).unknown_flow_time != now.0 {
+            (*peer).unknown_flow_time = now.0;
+            (*peer).unknown_flow_count = 0;
+        }
+        if (*peer).unknown_flow_count >= Peer::UNKNOWN_FLOW_A_TICK {
+            return Err(Verdict::drop(Counter::UnknownFlowLimited));
+        }
+        (*peer).unknown_flow_count += 1;
+    }
+    count(Counter::UnknownFlowSent);
+    let tag = Tag { kind: tag::Kind::UnknownFlow, destination: Addr::UNSPECIFIED };
+    message::send_back(skb, config, headers, tag)
+}

@@ -1,0 +1,193 @@
+//! The packet as the kernel hands it over.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+};
+use aya_ebpf::programs::TcContext;
+use xnat_common::counter::Counter;
+
+use crate::verdict::{Step, Verdict};
+
+/// Set on packets that this dataplane has finished, so that its hooks at the way out let them through. The kernel takes
+/// marks off packets that cross into another network namespace (`skb_scrub_packet`), so no container can set it.
+pub const MARK_DONE: u32 = 0x786e_6174;
+/// Set on the copy of a packet of which the uplink's egress hook is to make an announcement.
+pub const MARK_ANNOUNCE: u32 = 0x786e_6161;
+
+/// A packet.
+#[derive(Clone, Copy)]
+pub struct Skb(*mut __sk_buff);
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(context: &TcContext) -> Self {
+        Self(context.as_ptr().cast())
+    }
+
+    /// From a context that went through a callback's parameters.
+    #[inline(always)]
+    pub fn from_raw(context: *mut __sk_buff) -> Self {
+        Self(context)
+    }
+
+    /// The raw context.
+    #[inline(always)]
+    pub fn raw(self) -> *mut __sk_buff {
+        self.0
+    }
+
+    /// Length from the Ethernet header on in bytes.
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        // SAFETY: the context pointer is valid for the program's run; so in all accessors.
+        unsafe { (*self.0).len }
+    }
+
+    /// The interface at whose hook the program runs.
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        // SAFETY: see len.
+        unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    pub fn mark(self) -> u32 {
+        // SAFETY: see len.
+        unsafe { (*self.0).mark }
+    }
+
+    #[inline(always)]
+    pub fn set_mark(self, mark: u32) {
+        // SAFETY: see len.
+        unsafe { (*self.0).mark = mark }
+    }
+
+    /// The segment size of a packet that will be cut into segments, else zero.
+    #[inline(always)]
+    pub fn gso_size(self) -> u32 {
+        // SAFETY: see len.
+        unsafe { (*self.0).gso_size }
+    }
+
+    /// Whether the packet comes from a socket of this host.
+    #[inline(always)]
+    pub fn has_socket(self) -> bool {
+        // SAFETY: see len; only the null check is made.
+        unsafe { !(*self.0).__bindgen_anon_2.sk.is_null() }
+    }
+
+    /// A pointer to a `T` at `offset` from the Ethernet header, if the linear part of the packet holds one.
+    #[inline(always)]
+    pub fn at<T>(self, offset: usize) -> Option<*mut T> {
+        // "One byte before the end" compiles to a comparison from which the verifier learns nothing.
+        const { assert!(size_of::<T>() > 1, "look at two bytes") };
+        // SAFETY: see len.
+        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let pointer = data + offset;
+        if pointer + size_of::<T>() > end {
+            return None;
+        }
+        Some(pointer as *mut T)
+    }
+
+    /// Makes the first `len` bytes linear, as far as the packet has them.
+    #[inline(always)]
+    pub fn pull(self, len: u32) {
+        let len = if len < self.len() { len } else { self.len() };
+        // SAFETY: the context is valid. A failure shows in the bounds checks that follow.
+        unsafe { bpf_skb_pull_data(self.0, len) };
+    }
+
+    /// Copies a `T` out of the packet, linear or not.
+    #[inline(always)]
+    pub fn load<T: bytemuck::Pod>(self, offset: usize) -> Option<T> {
+        let mut value = T::zeroed();
+        // SAFETY: the destination is as long as said.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, (&raw mut value).cast(), size_of::<T>() as u32) };
+        (result == 0).then_some(value)
+    }
+
+    /// Stores a `T` into the packet.
+    #[inline(always)]
+    pub fn store<T: bytemuck::Pod>(self, offset: usize, value: T) -> Step<()> {
+        // SAFETY: the source is as long as said.
+        check(unsafe {
+            bpf_skb_store_bytes(self.0, offset as u32, (&raw const value).cast(), size_of::<T>() as u32, 0)
+        })
+    }
+
+    /// Changes a transport checksum by `delta`. The kernel knows whether the field holds a checksum, or only the
+    /// pseudo-header's sum for the device to complete (`CHECKSUM_PARTIAL`); a UDP checksum of zero stays zero.
+    #[inline(always)]
+    pub fn change_checksum(self, offset: usize, delta: u32, pseudo_header: bool, optional: bool) -> Step<()> {
+        let mut flags = 0;
+        if pseudo_header {
+            flags |= u64::from(BPF_F_PSEUDO_HDR);
+        }
+        if optional {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        // SAFETY: the context is valid; a bad offset is refused by the helper. A field size of zero makes the helper take
+        // `to` as a difference.
+        check(unsafe { bpf_l4_csum_replace(self.0, offset as u32, 0, u64::from(delta), flags) })
+    }
+
+    /// Makes room right behind the first 20 bytes of the IP header.
+    #[inline(always)]
+    pub fn grow(self, bytes: u8) -> Step<()> {
+        self.adjust_room(i32::from(bytes))
+    }
+
+    /// Takes away what is right behind the first 20 bytes of the IP header.
+    #[inline(always)]
+    pub fn shrink(self, bytes: u8) -> Step<()> {
+        self.adjust_room(-i32::from(bytes))
+    }
+
+    #[inline(always)]
+    fn adjust_room(self, bytes: i32) -> Step<()> {
+        let flags = u64::from(BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+        // SAFETY: the context is valid.
+        check(unsafe { bpf_skb_adjust_room(self.0, bytes, bpf_adj_room_mode::BPF_ADJ_ROOM_NET, flags) })
+    }
+
+    /// Cuts the packet to `len` bytes from the Ethernet header on.
+    #[inline(always)]
+    pub fn trim(self, len: u32) -> Step<()> {
+        // SAFETY: the context is valid.
+        check(unsafe { bpf_skb_change_tail(self.0, len, 0) })
+    }
+
+    /// Sends a copy out of `ifindex`, through its egress hook, before this call returns.
+    #[inline(always)]
+    pub fn send_copy(self, ifindex: u32) -> Step<()> {
+        // SAFETY: the context is valid.
+        check(unsafe { bpf_clone_redirect(self.0, ifindex, 0) })
+    }
+
+    /// The verdict that sends the packet out of `ifindex` as it is.
+    #[inline(always)]
+    pub fn redirect(ifindex: u32) -> Verdict {
+        // SAFETY: the helper has no preconditions.
+        Verdict::redirect(unsafe { bpf_redirect(ifindex, 0) } as i32)
+    }
+
+    /// The verdict that routes the packet out of `ifindex` and fills in the MAC addresses (kernel 5.10).
+    #[inline(always)]
+    pub fn redirect_neighbour(ifindex: u32) -> Verdict {
+        // SAFETY: no parameters are passed, which the helper takes as "look up".
+        Verdict::redirect(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32)
+    }
+}
+
+/// A helper's return value as a step.
+#[inline(always)]
+fn check(result: i64) -> Step<()> {
+    if result == 0 { Ok(()) } else { Err(Verdict::drop(Counter::RewriteFailed)) }
+}

@@ -1,0 +1,57 @@
+//! The host's own sockets, whose ports are never given to a flow.
+
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple};
+use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
+use xnat_common::Tuple;
+use xnat_common::packet::proto;
+
+use crate::skb::Skb;
+
+/// `TCP_LISTEN` of `include/net/tcp_states.h`.
+const LISTEN: u32 = 10;
+
+/// Which of the host's sockets stand in the way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rival {
+    /// Any socket that would get the packet.
+    Any,
+    /// Only one that is connected to exactly this other end: the flow is the host's own, and the socket bound to the
+    /// port is the one that opens it.
+    Connected,
+}
+
+/// Whether a packet with `incoming` would reach a socket of the host.
+#[inline(always)]
+pub fn takes(skb: Skb, protocol: u8, incoming: &Tuple, rival: Rival) -> bool {
+    if protocol != proto::TCP && protocol != proto::UDP {
+        return false;
+    }
+    // SAFETY: a plain C union for which all zeroes are valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    tuple.__bindgen_anon_1.ipv4.saddr = incoming.src.0;
+    tuple.__bindgen_anon_1.ipv4.daddr = incoming.dst.0;
+    tuple.__bindgen_anon_1.ipv4.sport = incoming.sport.0;
+    tuple.__bindgen_anon_1.ipv4.dport = incoming.dport.0;
+    // The size of the tuple tells the helper the address family: 12 bytes for IPv4.
+    let size = 12;
+    let namespace = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
+    // SAFETY: the tuple outlives the call; a socket that is found is released below on every path.
+    unsafe {
+        let context = skb.raw().cast();
+        let socket = if protocol == proto::TCP {
+            bpf_skc_lookup_tcp(context, &raw mut tuple, size, namespace, 0)
+        } else {
+            bpf_sk_lookup_udp(context, &raw mut tuple, size, namespace, 0)
+        };
+        if socket.is_null() {
+            return false;
+        }
+        let taken = match rival {
+            Rival::Any => true,
+            Rival::Connected if protocol == proto::TCP => (*socket).state != LISTEN,
+            Rival::Connected => (*socket).dst_port != 0,
+        };
+        bpf_sk_release(socket.cast());
+        taken
+    }
+}

@@ -1,0 +1,63 @@
+//! The ways of a packet whose flow is known: account, rewrite, tag, forward.
+
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::flow::{Direction, Kind};
+use xnat_common::packet::Headers;
+use xnat_common::{Side, Ticks};
+
+use crate::forward::{self, Ttl};
+use crate::lookup::Found;
+use crate::skb::Skb;
+use crate::verdict::{Step, Verdict};
+use crate::{account, fragment, rewrite, tag};
+
+/// From inside to the wire, on the fast path: nothing but the uplink comes after.
+#[inline(always)]
+pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now: Ticks) -> Step<Verdict> {
+    forward::check_outward(skb, config, headers)?;
+    leave(skb, config, headers, found, Ttl::Decrement, now)?;
+    Ok(forward::to_uplink(skb, config))
+}
+
+/// From inside to the wire at the uplink's egress hook: the kernel has routed the packet and counted its TTL.
+#[inline(always)]
+pub fn at_egress(skb: Skb, config: &Config, headers: &Headers, found: &Found, now: Ticks) -> Step<Verdict> {
+    leave(skb, config, headers, found, Ttl::Keep, now)?;
+    Ok(Verdict::PASS)
+}
+
+#[inline(always)]
+fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks) -> Step<()> {
+    account::reopen(found, headers);
+    fragment::remember(headers, Side::Inside, found, now);
+    let tagging = tag::plan(skb, config, headers, found, now);
+    if !account::account(found, headers, now) {
+        return Err(Verdict::drop(Counter::FlowBusy));
+    }
+    rewrite::packet(skb, headers, found.flow().translated(found.direction()), ttl)?;
+    tag::carry_out(skb, config, found, tagging, now)
+}
+
+/// From the wire to a container, or to the host itself.
+#[inline(always)]
+pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Verdict> {
+    account::reopen(found, headers);
+    fragment::remember(headers, Side::Wire, found, now);
+    if !account::account(found, headers, now) {
+        return Err(Verdict::PASS);
+    }
+    let to = found.flow().translated(found.direction());
+    if found.flow().kind == Kind::Host as u8 && found.direction() == Direction::Reply {
+        rewrite::packet(skb, headers, to, Ttl::Keep)?;
+        return Ok(Verdict::PASS);
+    }
+    if forward::kernel_must_answer(skb, headers, found.flow().inside) {
+        // The kernel answers with time exceeded or fragmentation needed in terms of the container's address, and the
+        // uplink's egress hook translates that answer.
+        rewrite::packet(skb, headers, to, Ttl::Keep)?;
+        return Ok(Verdict::PASS);
+    }
+    rewrite::packet(skb, headers, to, Ttl::Decrement)?;
+    Ok(forward::to_inside(skb, found.flow().inside))
+}
