@@ -95,7 +95,7 @@ impl State {
     #[inline(always)]
     #[must_use]
     pub const fn is_over(self) -> bool {
-        matches!(self, Self::None | Self::TimeWait | Self::Close)
+        matches!(self, Self::TimeWait | Self::Close)
     }
 }
 
@@ -104,13 +104,6 @@ impl State {
 #[must_use]
 pub const fn opens(segment: u8) -> bool {
     segment & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
-}
-
-/// Whether a segment starts a new connection on a flow in `state`, which takes it up with a clean record.
-#[inline(always)]
-#[must_use]
-pub const fn reopens(state: flow::State, segment: u8) -> bool {
-    opens(segment) && state.tcp().is_over()
 }
 
 /// The state of a flow after a segment with the flags `segment` in `direction`.

@@ -1,7 +1,7 @@
 //! What a translated packet leaves behind in its flow: time, counters, state.
 
 use xnat_common::counter::Counter;
-use xnat_common::flow::State;
+use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, proto};
 use xnat_common::{Direction, FlowRef, Ticks, tcp};
 
@@ -53,7 +53,8 @@ extern "C" fn xnat_account(reference: u64, protocol: u32, flags: u32, len: u32, 
 /// The state of a flow after a packet.
 #[inline(always)]
 fn next_state(old: State, direction: Direction, protocol: u8, flags: u8) -> State {
-    let mut state = old;
+    // The packet that an announcement was for has come.
+    let mut state = State(old.0 & !State::ANNOUNCED);
     if direction == Direction::Reply {
         state.0 |= State::REPLIED | State::CONFIRMED;
         if protocol != proto::TCP {
@@ -66,17 +67,30 @@ fn next_state(old: State, direction: Direction, protocol: u8, flags: u8) -> Stat
 /// Takes up a closed TCP flow anew when `headers` open a connection on it.
 #[inline(always)]
 pub fn reopen(found: &Found, headers: &Headers) {
-    if headers.proto != proto::TCP || !tcp::opens(headers.flags) || found.direction() != Direction::Original {
+    let opens = headers.proto == proto::TCP && tcp::opens(headers.flags);
+    if !opens || found.direction() != Direction::Original {
         return;
     }
     let old = found.state();
-    if !tcp::reopens(old, headers.flags) || old == State::default() {
+    if !old.tcp().is_over() {
         return;
     }
-    // What the peer must know of a flow it must be told again, so CONFIRMED goes, too. The announcement stays.
-    if found.change_state(old, State(old.0 & State::ANNOUNCED)) {
+    // What a peer must know of a flow it must be told again; what the peer has opened it knows.
+    let kept = State::ANNOUNCED | if found.flow().kind == Kind::Inbound as u8 { State::CONFIRMED } else { 0 };
+    if found.change_state(old, State(old.0 & kept)) {
         // SAFETY: a field of a map value; only openings write it.
         unsafe { (*found.flow).tagged = 0 };
         maps::count(Counter::FlowsReopened);
+    }
+}
+
+/// Sets status bits, and clears others.
+#[inline(always)]
+pub fn mark(found: &Found, set: u32, clear: u32) {
+    for _ in 0..4 {
+        let old = found.state();
+        if found.change_state(old, State(old.0 & !clear | set)) {
+            return;
+        }
     }
 }

@@ -94,7 +94,6 @@ pub fn from_peer(
     headers: &Headers,
     container: Addr,
     inside: u32,
-    state: u32,
     now: Ticks,
 ) -> Step<Found> {
     let opening = Opening {
@@ -105,7 +104,7 @@ pub fn from_peer(
         inside,
         peer: headers.tuple.src,
         // Whoever opens a flow toward this host knows it.
-        state: State(State::CONFIRMED | state),
+        state: State(State::CONFIRMED),
     };
     claim(skb, config, &opening, now)
 }

@@ -65,13 +65,10 @@ fn opening(
             let tag = Tag { kind: tag::Kind::Conflict, ..tag };
             return message::send_back(skb, config, headers, tag);
         }
-        Existing::None => {
-            let state = if announced { State::ANNOUNCED } else { 0 };
-            open::from_peer(skb, config, headers, tag.destination, inside, state, now)?
-        }
+        Existing::None => open::from_peer(skb, config, headers, tag.destination, inside, now)?,
     };
     if announced {
-        account::reopen(&found, headers);
+        account::mark(&found, State::ANNOUNCED, 0);
         return Ok(Verdict::CONSUMED);
     }
     tags::strip(skb, headers, option)?;
@@ -114,12 +111,7 @@ fn existing(headers: &Headers, container: Addr) -> Existing {
 #[inline(always)]
 fn unknown_flow(headers: &Headers) -> Verdict {
     if let Some(found) = own_flow_to_peer(headers) {
-        for _ in 0..4 {
-            let old = found.state();
-            if found.change_state(old, State(old.0 & !State::CONFIRMED)) {
-                break;
-            }
-        }
+        account::mark(&found, 0, State::CONFIRMED);
         // SAFETY: a field of a map value; a lost race repeats a tag.
         unsafe { (*found.flow).tagged = 0 };
         count(Counter::UnknownFlowReceived);
