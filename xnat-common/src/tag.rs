@@ -52,6 +52,9 @@ pub enum TagError {
 }
 
 impl Tag {
+    /// The tag that says that a flow is unknown; whither it led the sender knows better.
+    pub const UNKNOWN_FLOW: Self = Self { kind: Kind::UnknownFlow, destination: Addr::UNSPECIFIED };
+
     /// The option as it goes into the packet.
     #[inline(always)]
     #[must_use]

@@ -14,10 +14,12 @@ use xnat_common::{Addr, Direction, FlowKey, Port, Side, Tuple};
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
 use crate::parse::transport_offset;
-use crate::rewrite;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
+use crate::{maps, message, receive, rewrite};
 
+/// ICMP code "port unreachable".
+const PORT_UNREACHABLE: u8 = 3;
 /// ICMP code "fragmentation needed and DF set".
 const FRAGMENTATION_NEEDED: u8 = 4;
 
@@ -37,7 +39,9 @@ struct Embedded {
 #[inline(always)]
 pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
-    let found = find(&embedded, Side::Inside)?;
+    let Some(found) = find(&embedded, Side::Inside) else {
+        return unclaimed(skb, config, headers, &embedded, fast);
+    };
     if found.flow().kind == Kind::Host as u8 && found.direction() == Direction::Reply {
         return Ok(Verdict::PASS);
     }
@@ -55,7 +59,7 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool) -> Step
 #[inline(always)]
 pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
-    let found = find(&embedded, Side::Wire)?;
+    let found = find(&embedded, Side::Wire).ok_or(Verdict::PASS)?;
     let to = found.flow().translated(found.direction());
     let outer = Tuple { src: inward_source(skb, headers, &embedded, to.src), dst: to.dst, ..Tuple::default() };
     let to_host = found.flow().kind == Kind::Host as u8;
@@ -71,16 +75,42 @@ pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
 /// there: only routers say that the time is up or that fragmentation is needed, so these come from the host.
 #[inline(always)]
 fn inward_source(skb: Skb, headers: &Headers, embedded: &Embedded, far_end: Addr) -> Addr {
-    let code: u8 = skb.load(transport_offset(headers) + 1).unwrap_or(0);
+    let code = code(skb, headers);
     let from_router = headers.flags == icmp_header::TIME_EXCEEDED
         || headers.flags == icmp_header::UNREACHABLE && code == FRAGMENTATION_NEEDED;
     if headers.tuple.src == embedded.tuple.dst && !from_router { far_end } else { headers.tuple.src }
 }
 
+/// The ICMP code.
+#[inline(always)]
+fn code(skb: Skb, headers: &Headers) -> u8 {
+    skb.load(transport_offset(headers) + 1).unwrap_or(0)
+}
+
 /// The flow of the packet inside, in the direction in which the error travels.
 #[inline(always)]
-fn find(embedded: &Embedded, side: Side) -> Step<Found> {
-    lookup::find(&FlowKey::new(embedded.tuple.reversed(), embedded.proto, side)).ok_or(Verdict::PASS)
+fn find(embedded: &Embedded, side: Side) -> Option<Found> {
+    lookup::find(&FlowKey::new(embedded.tuple.reversed(), embedded.proto, side))
+}
+
+/// An error toward the wire about a packet of no flow. When this host says that nobody listens on a UDP port, to a peer
+/// that runs xnat, then the packet may well have been of a flow that this host has forgotten: the peer is told so.
+#[inline(always)]
+fn unclaimed(skb: Skb, config: &Config, headers: &Headers, embedded: &Embedded, fast: bool) -> Step<Verdict> {
+    let code = code(skb, headers);
+    let nobody_listens = headers.flags == icmp_header::UNREACHABLE && code == PORT_UNREACHABLE;
+    if fast
+        || !nobody_listens
+        || embedded.proto != proto::UDP
+        || headers.tuple.src != config.address
+        || embedded.tuple.src != headers.tuple.dst
+    {
+        return Ok(Verdict::PASS);
+    }
+    if receive::may_tell_unknown_flow(headers.tuple.dst, maps::now())? {
+        message::unknown_udp_flow(skb, headers, embedded.tuple.reversed())?;
+    }
+    Ok(Verdict::PASS)
 }
 
 /// Reads the packet inside; what is too short or a later fragment belongs to nobody here.

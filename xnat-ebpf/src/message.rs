@@ -6,7 +6,7 @@ use xnat_common::counter::Counter;
 use xnat_common::packet::{Headers, icmp_header, ipv4, proto, tcp_header, udp_header};
 use xnat_common::tag::{Kind, Tag};
 use xnat_common::translate::transport_checksum;
-use xnat_common::{FlowKey, Side};
+use xnat_common::{FlowKey, Side, Tuple};
 
 use crate::parse::{self, IP, transport_offset};
 use crate::skb::{MARK_DONE, Skb};
@@ -34,6 +34,19 @@ pub fn send_back(skb: Skb, config: &Config, headers: &Headers, tag: Tag) -> Step
     tag::insert(skb, tag)?;
     skb.set_mark(MARK_DONE);
     Ok(Skb::redirect(config.uplink))
+}
+
+/// Makes the answer that a UDP flow is unknown of the port-unreachable error that the host was about to send. `answer` is
+/// the tuple of a packet that answers the one which the error is about.
+#[inline(always)]
+pub fn unknown_udp_flow(skb: Skb, headers: &Headers, answer: Tuple) -> Step<()> {
+    let udp = Headers { tuple: answer, proto: proto::UDP, ..*headers };
+    let ip: *mut [u8; ipv4::LEN] = skb.at(IP).ok_or(FAILED)?;
+    // SAFETY: `at` has checked the bounds.
+    unsafe { *ip.cast::<u8>().add(ipv4::PROTO) = proto::UDP };
+    skb.store(transport_offset(headers), [answer.sport, answer.dport])?;
+    header_only(skb, &udp)?;
+    tag::insert(skb, Tag::UNKNOWN_FLOW)
 }
 
 /// Cuts a packet to its IP header without options and the fixed part of the transport header, checksums made good.

@@ -70,8 +70,7 @@ fn to_inside(skb: Skb) -> Step<Verdict> {
     }
     let headers = parse::headers(skb)?;
     // Answers within a subnet of ours never reach the translation, and errors and late fragments open nothing.
-    let from_own = maps::subnet(headers.tuple.src).is_some_and(Subnet::is_own);
-    if !from_own && !headers.is_later_fragment() && !headers.is_icmp_error() {
+    if !is_own(&headers) && !headers.is_later_fragment() && !headers.is_icmp_error() {
         kernel_flow::remember(&headers, Side::Inside, maps::now());
     }
     Ok(Verdict::PASS)
@@ -146,6 +145,9 @@ fn kernel_routed(skb: Skb, config: &Config, headers: &Headers) -> Step<Verdict> 
     }
     let found = match find(headers, Side::Inside, now) {
         Some(found) => found,
+        None if headers.is_later_fragment() && is_own(headers) => {
+            return Err(Verdict::drop(Counter::FragmentUnknown));
+        }
         None if headers.is_later_fragment() => return Err(Verdict::PASS),
         None => match open::at_egress(skb, config, headers, now) {
             Ok(found) => found,
@@ -164,7 +166,13 @@ fn kernel_routed(skb: Skb, config: &Config, headers: &Headers) -> Step<Verdict> 
 /// Whether the packet, as it is now, carries the address of a container.
 #[inline(always)]
 fn leaks(skb: Skb) -> bool {
-    parse::headers(skb).is_ok_and(|headers| maps::subnet(headers.tuple.src).is_some_and(Subnet::is_own))
+    parse::headers(skb).is_ok_and(|headers| is_own(&headers))
+}
+
+/// Whether a packet with these headers comes from one of this host's subnets.
+#[inline(always)]
+fn is_own(headers: &Headers) -> bool {
+    maps::subnet(headers.tuple.src).is_some_and(Subnet::is_own)
 }
 
 /// The flow of a packet seen on `side`.

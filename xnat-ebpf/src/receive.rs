@@ -173,13 +173,26 @@ pub fn stray(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<V
     {
         return Ok(Verdict::PASS);
     }
-    let Some(peer) = maps::speaking_peer(headers.tuple.src) else {
+    if maps::speaking_peer(headers.tuple.src).is_none() {
         return Ok(Verdict::PASS);
-    };
+    }
     let key = FlowKey::new(headers.tuple, headers.proto, Side::Wire);
     if kernel_flow::owns(&key, now) || socket::takes(skb, headers.proto, &headers.tuple, Rival::Any) {
         return Ok(Verdict::PASS);
     }
+    if !may_tell_unknown_flow(headers.tuple.src, now)? {
+        return Ok(Verdict::PASS);
+    }
+    message::send_back(skb, config, headers, Tag::UNKNOWN_FLOW)
+}
+
+/// Whether a peer is to be told that a flow is unknown; false if it does not run xnat. Beyond the rate the packet is
+/// dropped.
+#[inline(always)]
+pub fn may_tell_unknown_flow(peer: Addr, now: Ticks) -> Step<bool> {
+    let Some(peer) = maps::speaking_peer(peer) else {
+        return Ok(false);
+    };
     // SAFETY: fields of a map value; a lost race lets one answer more or less out.
     unsafe {
         if (*peer).unknown_flow_time != now.0 {
@@ -192,6 +205,5 @@ pub fn stray(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<V
         (*peer).unknown_flow_count += 1;
     }
     count(Counter::UnknownFlowSent);
-    let tag = Tag { kind: tag::Kind::UnknownFlow, destination: Addr::UNSPECIFIED };
-    message::send_back(skb, config, headers, tag)
+    Ok(true)
 }

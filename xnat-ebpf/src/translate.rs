@@ -8,7 +8,7 @@ use xnat_common::{Side, Ticks};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::Found;
-use crate::skb::Skb;
+use crate::skb::{MARK_DONE, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{account, fragment, rewrite, tag};
 
@@ -54,8 +54,9 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
     }
     if forward::kernel_must_answer(skb, headers, found.flow().inside) {
         // The kernel answers with time exceeded or fragmentation needed in terms of the container's address, and the
-        // uplink's egress hook translates that answer.
+        // uplink's egress hook translates that answer. If it forwards fragments instead, the mark stays on them.
         rewrite::packet(skb, headers, to, Ttl::Keep)?;
+        skb.set_mark(MARK_DONE);
         return Ok(Verdict::PASS);
     }
     rewrite::packet(skb, headers, to, Ttl::Decrement)?;
