@@ -175,7 +175,10 @@ impl Container {
 
     /// The MAC address of its `eth0`.
     pub fn mac(&self) -> String {
-        self.ns.shell("cat /proc/net/dev >/dev/null; ip -o link show eth0 | sed 's/.*link.ether //; s/ .*//'").trim().to_owned()
+        self.ns
+            .shell("cat /proc/net/dev >/dev/null; ip -o link show eth0 | sed 's/.*link.ether //; s/ .*//'")
+            .trim()
+            .to_owned()
     }
 
     /// Stops it: as with Docker, the veth goes and nobody answers ARP for its address any more.

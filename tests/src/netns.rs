@@ -108,10 +108,7 @@ impl Namespace {
     }
 
     /// Starts a thread that is inside.
-    pub fn spawn<T: Send + 'static>(
-        &self,
-        closure: impl FnOnce() -> T + Send + 'static,
-    ) -> std::thread::JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(&self, closure: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
         let namespace = self.clone();
         std::thread::spawn(move || {
             namespace.enter();

@@ -422,9 +422,9 @@ mod tests {
     #[test]
     fn a_tag_is_found_behind_other_options() {
         let mut packet = Packet::empty(Duration::ZERO);
-        packet.options = vec![1, 0x44, 4, 5, 0, 0x9e, 8, 0x11, 0, 192, 168, 220, 11];
+        packet.options = vec![1, 0x44, 4, 5, 0, 0, 0x9e, 8, 0x11, 0, 192, 168, 220, 11];
         assert_eq!(packet.tag(), None, "what follows the end of the list is not an option");
-        packet.options[4] = 1;
+        packet.options[5] = 1;
         let tag = packet.tag().expect("a tag");
         assert_eq!((tag.version, tag.kind, tag.length), (1, 1, 8));
         assert_eq!(tag.address, Ipv4Addr::new(192, 168, 220, 11));

@@ -39,6 +39,7 @@ impl Finished {
 
     /// Panics unless the exit code was this one.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "asserting is a use")]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self}");
         self
