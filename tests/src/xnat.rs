@@ -266,8 +266,8 @@ pub struct Uplink {
 pub struct Inside {
     /// Its name.
     pub name: String,
-    /// The subnet that it holds.
-    pub subnet: String,
+    /// The subnets that it holds.
+    pub subnets: Vec<String>,
 }
 
 /// A peer in [`Status`].

@@ -244,7 +244,7 @@ fn status_tells_interfaces_peers_flows_and_counters() {
     let status = one.status();
     assert!(status.running && status.instance == one.name());
     assert_eq!((status.uplink.name.as_str(), status.uplink.address, status.uplink.mtu), ("eth0", NODE1, 1500));
-    assert_eq!((status.insides[0].name.as_str(), status.insides[0].subnet.as_str()), ("br0", SUBNET1));
+    assert_eq!((status.insides[0].name.as_str(), status.insides[0].subnets.join(",").as_str()), ("br0", SUBNET1));
     let [peer] = status.peers.as_slice() else { panic!("{status:?}") };
     assert_eq!((peer.address, peer.subnets.as_slice()), (NODE2, [SUBNET2.to_owned()].as_slice()));
     assert_eq!((status.flows.used, status.flows.max), (1, 262_144));

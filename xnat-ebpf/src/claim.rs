@@ -1,19 +1,15 @@
 //! Claiming a flow: a slot, a wire tuple of its own, and both references to it, or nothing.
 
-use core::ffi::c_void;
-
-use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Flow, Kind, State, Word};
-use xnat_common::{Addr, Direction, FlowRef, Port, Ticks, Tuple, port};
+use xnat_common::{Addr, Direction, FlowRef, Ticks, Tuple};
 
 use crate::lookup::Found;
 use crate::maps::{self, CURSORS, FLOWS, FREE, TUPLES};
 use crate::skb::Skb;
-use crate::socket::{self, Rival};
-use crate::{atomic, collect, kernel_flow};
+use crate::{atomic, collect, port};
 
 /// What is known of a flow before it has a record.
 #[derive(Clone, Copy)]
@@ -120,7 +116,7 @@ fn give_back(found: &Found) {
 
 /// The reference by which packets in reply direction find the flow.
 #[inline(always)]
-fn reply_reference(found: &Found) -> FlowRef {
+pub fn reply_reference(found: &Found) -> FlowRef {
     FlowRef::new(found.reference.index(), found.reference.generation(), Direction::Reply)
 }
 
@@ -133,89 +129,5 @@ fn reserve_reply(skb: Skb, opening: &Opening, found: &Found, now: Ticks) -> bool
             .insert(&found.flow().key(Direction::Reply), &reply_reference(found), u64::from(BPF_NOEXIST))
             .is_ok();
     }
-    let found_port = search(skb, opening.kind, found, 0, now);
-    if found_port > 1 {
-        maps::count(Counter::PortsChanged);
-    }
-    found_port != 0
-}
-
-/// The search for a port.
-struct Search {
-    skb: *mut __sk_buff,
-    flow: *mut Flow,
-    reference: FlowRef,
-    wanted: Port,
-    host: bool,
-    first: u32,
-    now: Ticks,
-    /// How many candidates it took; zero while none was free.
-    taken: u32,
-}
-
-/// Finds a free port and takes it, from attempt number `first` on. Returns how many candidates that took, or zero.
-#[inline(always)]
-fn search(skb: Skb, kind: Kind, found: &Found, first: u32, now: Ticks) -> u32 {
-    let mut search = Search {
-        skb: skb.raw(),
-        flow: found.flow,
-        reference: found.reference,
-        wanted: found.flow().reply.dport,
-        host: kind as u8 == Kind::Host as u8,
-        first,
-        now,
-        taken: 0,
-    };
-    // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
-    unsafe { bpf_loop(port::ATTEMPTS, attempt as *mut c_void, (&raw mut search).cast(), 0) };
-    search.taken
-}
-
-extern "C" fn attempt(nth: u64, search: *mut c_void) -> i64 {
-    // SAFETY: bpf_loop hands over the pointer that `search` gave it.
-    let search = unsafe { &mut *search.cast::<Search>() };
-    let found = Found { flow: search.flow, reference: search.reference };
-    // SAFETY: the helper has no preconditions.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let nth = nth as u32 + search.first;
-    let Some(candidate) = port::candidate(found.flow().proto, search.wanted, nth, random) else {
-        return 1;
-    };
-    if !try_port(Skb::from_raw(search.skb), search.host, &found, candidate, search.now) {
-        return 0;
-    }
-    search.taken = nth + 1;
-    1
-}
-
-/// Takes the port `candidate` for the flow if neither a flow, nor the kernel's NAT, nor a socket of the host has it.
-#[inline(always)]
-fn try_port(skb: Skb, host: bool, found: &Found, candidate: Port, now: Ticks) -> bool {
-    let mut key = found.flow().key(Direction::Reply);
-    key.tuple.dport = candidate;
-    let rival = if host { Rival::Connected } else { Rival::Any };
-    if kernel_flow::owns(&key, now) || socket::takes(skb, key.proto, &key.tuple, rival) {
-        return false;
-    }
-    if TUPLES.insert(&key, &reply_reference(found), u64::from(BPF_NOEXIST)).is_err() {
-        return false;
-    }
-    // SAFETY: one aligned store of two bytes; nobody can read a half of it.
-    unsafe { (&raw mut (*found.flow).reply.dport).write_volatile(candidate) };
-    true
-}
-
-/// Moves a flow to another port on the wire; false if there is none.
-#[inline(always)]
-pub fn move_port(skb: Skb, found: &Found, now: Ticks) -> bool {
-    let old = found.flow().key(Direction::Reply);
-    let Some(kind) = Kind::from_u8(found.flow().kind) else {
-        return false;
-    };
-    // The original port is the one that was taken; from the second candidate on they are random.
-    let moved = search(skb, kind, found, 1, now) != 0;
-    if moved {
-        let _ = TUPLES.remove(&old);
-    }
-    moved
+    port::take(skb, found, now)
 }

@@ -22,6 +22,7 @@ mod message;
 mod open;
 mod options;
 mod parse;
+mod port;
 mod programs;
 mod receive;
 mod rewrite;

@@ -5,6 +5,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Stack
 use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{self, Counter};
+use xnat_common::host_port;
 use xnat_common::packet::{Fragment, FragmentKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::{Addr, Flow, FlowKey, FlowRef, Ticks};
@@ -34,6 +35,8 @@ pub static PEERS: HashMap<Addr, Peer, 1024> = HashMap::new();
 pub static INSIDES: HashMap<u32, Inside, 4096> = HashMap::new();
 #[btf_map]
 pub static KERNEL_FLOWS: LruHashMap<FlowKey, u32, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static HOST_PORTS: Array<u32, { host_port::ENTRIES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
 

@@ -12,7 +12,7 @@ use crate::lookup::{self, Found};
 use crate::maps::{self, INSIDES};
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, translate};
+use crate::{collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, translate};
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
 #[classifier]
@@ -152,15 +152,25 @@ fn kernel_routed(skb: Skb, config: &Config, headers: &Headers) -> Step<Verdict> 
         None => match open::at_egress(skb, config, headers, now) {
             Ok(found) => found,
             Err(verdict) => {
-                // Forwarded and already translated by the kernel: the answers on the wire are the kernel's as well.
-                if !skb.has_socket() && headers.tuple.src == config.address {
-                    kernel_flow::remember(headers, Side::Wire, now);
+                if headers.tuple.src == config.address {
+                    leave_alone(skb, headers, now);
                 }
                 return Err(verdict);
             }
         },
     };
     translate::at_egress(skb, config, headers, &found, now)
+}
+
+/// A packet with the host's address that is not translated here: what it uses is remembered, so that no flow gets it.
+#[inline(always)]
+fn leave_alone(skb: Skb, headers: &Headers, now: Ticks) {
+    if skb.has_socket() {
+        socket::stamp(headers, now);
+    } else {
+        // Forwarded, and translated by the kernel: the answers are the kernel's as well.
+        kernel_flow::remember(headers, Side::Wire, now);
+    }
 }
 
 /// Whether the packet, as it is now, carries the address of a container.

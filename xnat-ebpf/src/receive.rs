@@ -14,7 +14,7 @@ use crate::parse::IP;
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
 use crate::verdict::{Step, Verdict};
-use crate::{account, claim, collect, kernel_flow, message, open, tag as tags, translate};
+use crate::{account, collect, kernel_flow, message, open, port, tag as tags, translate};
 
 /// A packet on the uplink that carries options: acts on its tag, if it has one.
 #[inline(always)]
@@ -124,7 +124,7 @@ fn unknown_flow(headers: &Headers) -> Verdict {
 fn conflict(skb: Skb, headers: &Headers, now: Ticks) -> Verdict {
     if let Some(found) = own_flow_to_peer(headers)
         && !found.state().replied()
-        && claim::move_port(skb, &found, now)
+        && port::change(skb, &found, now)
     {
         // SAFETY: a field of a map value; a lost race repeats a tag.
         unsafe { (*found.flow).tagged = 0 };

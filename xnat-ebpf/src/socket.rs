@@ -1,10 +1,14 @@
 //! The host's own sockets, whose ports are never given to a flow.
+//!
+//! Two sources: the kernel is asked who would get a packet, and `HOST_PORTS` tells which ports the host uses at all,
+//! toward whomever.
 
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
-use xnat_common::Tuple;
-use xnat_common::packet::proto;
+use xnat_common::packet::{Headers, proto};
+use xnat_common::{Port, Ticks, Tuple, host_port};
 
+use crate::maps::HOST_PORTS;
 use crate::skb::Skb;
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`.
@@ -18,6 +22,32 @@ pub enum Rival {
     /// Only one that is connected to exactly this other end: the flow is the host's own, and the socket bound to the
     /// port is the one that opens it.
     Connected,
+}
+
+/// Stamps the port from which the host has just sent a packet.
+#[inline(always)]
+pub fn stamp(headers: &Headers, now: Ticks) {
+    if headers.is_later_fragment() {
+        return;
+    }
+    let Some(stamp) = host_port::index(headers.proto, headers.tuple.sport).and_then(|at| HOST_PORTS.get_ptr_mut(at))
+    else {
+        return;
+    };
+    // SAFETY: a value of an array; stores of the same time by several processors do no harm.
+    unsafe {
+        if *stamp != now.0 {
+            *stamp = now.0;
+        }
+    }
+}
+
+/// Whether the host uses a port at all.
+#[inline(always)]
+pub fn uses(protocol: u8, port: Port, now: Ticks) -> bool {
+    host_port::index(protocol, port)
+        .and_then(|at| HOST_PORTS.get(at))
+        .is_some_and(|stamp| host_port::in_use(*stamp, now))
 }
 
 /// Whether a packet with `incoming` would reach a socket of the host.

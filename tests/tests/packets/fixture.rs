@@ -1,0 +1,272 @@
+//! A row of the table: what is known, a packet in, its fate, and what was counted.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use aya_obj::generated::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use socket2::Type;
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::flow::State;
+use xnat_common::packet::{FragmentKey, proto};
+use xnat_common::{Addr, Direction, Flow, FlowKey, Kind, Port, Side, Ticks, Tuple, tcp};
+use xnat_tests::packet as judge;
+use xnat_tests::topology::NODE1;
+
+use crate::packet::{End, Packet};
+use crate::skb::Outcome;
+use crate::world::{Hook, INSIDE, World, now};
+
+/// The mark of packets that the dataplane has finished.
+pub const MARK_DONE: u32 = 0x786e_6174;
+
+/// A row.
+pub struct Fixture {
+    /// What it shows.
+    pub what: &'static str,
+    /// Which program runs.
+    pub at: Hook,
+    /// What is known before.
+    pub given: Vec<Given>,
+    /// The packet in.
+    pub packet: Packet,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Everything that is counted, once for each count.
+    pub counts: &'static [Counter],
+}
+
+/// Something that is known before the packet comes.
+pub enum Given {
+    /// A flow.
+    Known(Known),
+    /// A tuple of the kernel's own, seen this many seconds ago.
+    Kernels(FlowKey, u32),
+    /// The first fragment of a datagram, of the first flow and in this direction, this many seconds ago.
+    FirstFragment(FragmentKey, Direction, u32),
+    /// A TCP socket of the host that listens.
+    Listener(u16),
+    /// A UDP socket of the host.
+    UdpSocket(u16),
+    /// The inside interface takes packets of this length.
+    InsideMtu(u32),
+    /// Another configuration.
+    Configured(fn(&mut Config)),
+}
+
+/// What becomes of a packet.
+pub enum Fate {
+    /// It goes on its way through the kernel as it came.
+    Pass,
+    /// It goes on its way through the kernel, translated.
+    PassAs(Packet),
+    /// The same, marked as finished.
+    PassFinished(Packet),
+    /// It is sent out of the other interface, translated.
+    Redirect(Packet),
+    /// It is dropped, or it was a message and is consumed: what was counted tells which.
+    Gone,
+}
+
+/// A flow in the making.
+#[derive(Clone, Copy)]
+pub struct Known(Flow);
+
+/// A flow from a container to the outside, on its original port.
+pub fn outside(proto: u8, container: End, server: End) -> Known {
+    known(Kind::Outside, proto, tuple(container, server), tuple(server, (NODE1, container.1)))
+}
+
+/// A flow from a container to a container behind `peer`, on its original port.
+pub fn to_peer(proto: u8, container: End, destination: End, peer: Ipv4Addr) -> Known {
+    let reply = tuple((peer, destination.1), (NODE1, container.1));
+    known(Kind::Peer, proto, tuple(container, destination), reply).peer(peer)
+}
+
+/// A flow that a peer has opened to a container.
+pub fn inbound(proto: u8, peer: End, container: End) -> Known {
+    let known = known(Kind::Inbound, proto, tuple(peer, (NODE1, container.1)), tuple(container, peer));
+    known.peer(peer.0).bits(State::CONFIRMED)
+}
+
+/// A flow of the host itself to a container behind `peer`.
+pub fn from_host(proto: u8, host: End, destination: End, peer: Ipv4Addr) -> Known {
+    let reply = tuple((peer, destination.1), (NODE1, host.1));
+    let mut known = known(Kind::Host, proto, tuple(host, destination), reply).peer(peer);
+    known.0.inside = 0;
+    known
+}
+
+/// The tuple of a packet between two ends. An ICMP identifier is the port of the end that asks, 0 that of the other.
+pub fn tuple(src: End, dst: End) -> Tuple {
+    Tuple { src: src.0.into(), dst: dst.0.into(), sport: Port::new(src.1), dport: Port::new(dst.1) }
+}
+
+fn known(kind: Kind, proto: u8, original: Tuple, reply: Tuple) -> Known {
+    let word = u64::from(now().0);
+    Known(Flow { word, original, reply, proto, kind: kind as u8, inside: INSIDE, ..bytemuck::Zeroable::zeroed() })
+}
+
+impl Known {
+    fn peer(mut self, peer: Ipv4Addr) -> Self {
+        self.0.peer = Addr::from(peer);
+        self
+    }
+
+    /// On another port on the wire.
+    pub fn port(mut self, port: u16) -> Self {
+        self.0.reply.dport = Port::new(port);
+        self
+    }
+
+    /// With these status bits.
+    pub fn bits(mut self, bits: u32) -> Self {
+        self.0.state |= bits;
+        self
+    }
+
+    /// In this TCP state.
+    pub fn tcp(mut self, state: tcp::State) -> Self {
+        self.0.state = State(self.0.state).with_tcp(state).0;
+        self
+    }
+
+    /// Answered, which a peer's knowledge of the flow follows from.
+    pub fn answered(self) -> Self {
+        let bits = State::REPLIED | State::CONFIRMED;
+        if self.0.proto == proto::TCP {
+            self.bits(bits | State::ASSURED).tcp(tcp::State::Established)
+        } else {
+            self.bits(bits | State::ASSURED)
+        }
+    }
+
+    /// Last seen this many seconds ago.
+    pub fn idle(mut self, seconds: u32) -> Self {
+        self.0.word = u64::from(ago(seconds).0);
+        self
+    }
+
+    /// Tagged this often, at last this many seconds ago.
+    pub fn tagged(mut self, times: u8, seconds: u32) -> Self {
+        self.0.tagged = times;
+        self.0.tag_time = ago(seconds).0;
+        self
+    }
+
+    /// Behind another interface.
+    pub fn behind(mut self, interface: u32) -> Self {
+        self.0.inside = interface;
+        self
+    }
+}
+
+/// A moment in the past.
+pub fn ago(seconds: u32) -> Ticks {
+    Ticks(now().0.wrapping_sub(Ticks::from_secs(seconds).0))
+}
+
+/// The key of a datagram.
+pub fn datagram(side: Side, src: Ipv4Addr, dst: Ipv4Addr, proto: u8, id: u16) -> FragmentKey {
+    FragmentKey { src: src.into(), dst: dst.into(), id: id.to_be(), proto, side: side as u8 }
+}
+
+/// Runs the rows of a table, twice each: as a plain packet, and as one that a network card has summed up.
+#[track_caller]
+pub fn run(table: impl IntoIterator<Item = Fixture>) {
+    let mut world = World::new();
+    let (mut rows, mut failures) = (0, Vec::new());
+    for row in table {
+        rows += 1;
+        for summed in [false, true] {
+            world.reset();
+            if let Err(failure) = row.check(&mut world, summed) {
+                let how = if summed { " (summed up by the network card)" } else { "" };
+                failures.push(format!("* {}{how}: {failure}", row.what));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of {rows} rows:\n{}", failures.len(), failures.join("\n"));
+}
+
+impl Fixture {
+    fn check(&self, world: &mut World, summed: bool) -> Result<(), String> {
+        for given in &self.given {
+            given.prepare(world);
+        }
+        let outcome = match world.run(self.at, &self.packet, summed) {
+            Ok(outcome) => outcome,
+            Err(error) if error.raw_os_error() == Some(libc::EBADMSG) => {
+                return Err("the packet was changed, and the sum of the network card was not".to_owned());
+            }
+            Err(error) => return Err(format!("the run failed: {error}")),
+        };
+        self.judge(&outcome)?;
+        let expected = tally(self.counts.iter().map(|counter| (*counter, 1)));
+        let counted = tally(world.counters());
+        if counted != expected {
+            return Err(format!("counted {counted:?}, not {expected:?}"));
+        }
+        world.damage().map_or(Ok(()), Err)
+    }
+
+    fn judge(&self, outcome: &Outcome) -> Result<(), String> {
+        let (action, packet, mark) = match &self.fate {
+            Fate::Pass => (TC_ACT_UNSPEC, Some(&self.packet), 0),
+            Fate::PassAs(packet) => (TC_ACT_UNSPEC, Some(packet), 0),
+            Fate::PassFinished(packet) => (TC_ACT_UNSPEC, Some(packet), MARK_DONE),
+            Fate::Redirect(packet) => (TC_ACT_REDIRECT.cast_signed(), Some(packet), MARK_DONE),
+            Fate::Gone => (TC_ACT_SHOT.cast_signed(), None, 0),
+        };
+        if outcome.action != action {
+            return Err(format!("action {}, not {action}, {}", outcome.action, describe(&outcome.frame)));
+        }
+        let Some(packet) = packet else { return Ok(()) };
+        let frame = packet.frame(self.at.macs());
+        if outcome.frame != frame {
+            return Err(format!(
+                "\n  in       {}\n  expected {}\n  got      {}",
+                describe(&self.packet.frame(self.at.macs())),
+                describe(&frame),
+                describe(&outcome.frame)
+            ));
+        }
+        if packet.is_intact() && !judge::Packet::parse(Duration::ZERO, &frame).checksums_right() {
+            return Err(format!("a wrong checksum: {}", describe(&frame)));
+        }
+        if outcome.mark != mark {
+            return Err(format!("mark {:#x}, not {mark:#x}", outcome.mark));
+        }
+        Ok(())
+    }
+}
+
+impl Given {
+    fn prepare(&self, world: &mut World) {
+        match self {
+            Self::Known(known) => world.add_flow(known.0),
+            Self::Kernels(key, seconds) => world.add_kernel_flow(*key, ago(*seconds)),
+            Self::FirstFragment(key, direction, seconds) => world.add_fragment(*key, 0, *direction, ago(*seconds)),
+            Self::Listener(port) => world.bind(Type::STREAM, *port),
+            Self::UdpSocket(port) => world.bind(Type::DGRAM, *port),
+            Self::InsideMtu(mtu) => world.set_inside_mtu(*mtu),
+            Self::Configured(change) => world.configure(change),
+        }
+    }
+}
+
+fn describe(frame: &[u8]) -> String {
+    let hex: String = frame.iter().take(120).map(|octet| format!("{octet:02x}")).collect();
+    format!("{:?}\n           {hex}", judge::Packet::parse(Duration::ZERO, frame))
+}
+
+fn tally(counts: impl IntoIterator<Item = (Counter, u64)>) -> Vec<(&'static str, u64)> {
+    let mut tally = std::collections::BTreeMap::new();
+    for (counter, count) in counts {
+        *tally.entry(counter as u32).or_insert((counter.name(), 0)) = {
+            let before = tally.get(&(counter as u32)).map_or(0, |(_, before)| *before);
+            (counter.name(), before + count)
+        };
+    }
+    tally.into_values().collect()
+}

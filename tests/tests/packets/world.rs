@@ -1,0 +1,351 @@
+//! A host for the programs to run on: node1 of the reference document, in a network namespace of its own.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
+
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, Stack, lpm_trie::Key};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, Pod};
+use nix::time::{ClockId, clock_gettime};
+use socket2::{Domain, Protocol, Socket, Type};
+use xnat_common::config::{Config, Cursors};
+use xnat_common::counter::Counter;
+use xnat_common::names::{map, program};
+use xnat_common::packet::{Fragment, FragmentKey};
+use xnat_common::subnet::{Inside, Peer, Subnet};
+use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Ticks};
+use xnat_tests::netns::Namespace;
+use xnat_tests::topology::{NODE1, NODE2, NODE3};
+
+use crate::packet::{Macs, Packet};
+use crate::skb::{Outcome, Run};
+
+/// Slots of the flow table.
+pub const SLOTS: u32 = 32;
+/// The inside interface, which holds 192.168.110.1.
+pub const INSIDE: u32 = 101;
+/// The other end of its veth: the container's.
+pub const CONTAINER: u32 = 102;
+/// The uplink, which holds 172.29.0.4.
+pub const UPLINK: u32 = 201;
+/// The other end of its veth: the wire.
+pub const WIRE: u32 = 202;
+/// The address of the inside interface.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 1);
+/// Largest packet of both interfaces.
+pub const MTU: u32 = 1500;
+
+const CONTAINER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
+const INSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 2, 4];
+const WIRE_MAC: [u8; 6] = [2, 0, 0, 0, 2, 0x17];
+
+/// A program, where it is attached, and which MAC addresses the frames have there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// From a container.
+    InsideIn,
+    /// To a container.
+    InsideOut,
+    /// From the wire.
+    UplinkIn,
+    /// To the wire.
+    UplinkOut,
+}
+
+impl Hook {
+    /// The program's name.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::InsideIn => program::INSIDE_INGRESS,
+            Self::InsideOut => program::INSIDE_EGRESS,
+            Self::UplinkIn => program::UPLINK_INGRESS,
+            Self::UplinkOut => program::UPLINK_EGRESS,
+        }
+    }
+
+    fn ifindex(self) -> u32 {
+        match self {
+            Self::InsideIn | Self::InsideOut => INSIDE,
+            Self::UplinkIn | Self::UplinkOut => UPLINK,
+        }
+    }
+
+    /// Destination and source of the frames.
+    pub fn macs(self) -> Macs {
+        match self {
+            Self::InsideIn => [INSIDE_MAC, CONTAINER_MAC],
+            Self::InsideOut => [CONTAINER_MAC, INSIDE_MAC],
+            Self::UplinkIn => [UPLINK_MAC, WIRE_MAC],
+            Self::UplinkOut => [WIRE_MAC, UPLINK_MAC],
+        }
+    }
+}
+
+/// The object file with the programs.
+pub fn object() -> Vec<u8> {
+    let path = std::env::var_os("XNAT_OBJECT").unwrap_or_else(|| panic!("XNAT_OBJECT is not set: run `cargo xtask test`"));
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask test`", path.display()))
+}
+
+/// The host, its programs and their maps.
+pub struct World {
+    /// Where it is.
+    pub ns: Namespace,
+    /// The programs and their maps.
+    pub ebpf: Ebpf,
+    /// Sockets that the host has open.
+    sockets: Vec<Socket>,
+}
+
+impl World {
+    /// node1, with two peers: 172.29.0.17 with 192.168.220.0/24 speaks xnat, 172.29.0.30 with 192.168.130.0/24 does not.
+    pub fn new() -> Self {
+        let object = object();
+        let ns = Namespace::new("packets");
+        ns.set_sysctl("net/ipv4/ip_forward", "1");
+        ns.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
+        let mac = |octets: [u8; 6]| octets.map(|octet| format!("{octet:02x}")).join(":");
+        let veths = [
+            (("in0", INSIDE, INSIDE_MAC), ("c0", CONTAINER, CONTAINER_MAC)),
+            (("up0", UPLINK, UPLINK_MAC), ("wire0", WIRE, WIRE_MAC)),
+        ];
+        for ((near, near_index, near_mac), (far, far_index, far_mac)) in veths {
+            ns.ip(&format!(
+                "link add {near} index {near_index} address {} type veth peer name {far} index {far_index} address {}",
+                mac(near_mac),
+                mac(far_mac)
+            ));
+            // The far ends are other machines: nothing of this host answers there.
+            ns.ip(&format!("link set {far} arp off up"));
+            ns.ip(&format!("link set {near} up"));
+        }
+        ns.ip(&format!("address add {GATEWAY}/24 dev in0"));
+        ns.ip(&format!("address add {NODE1}/24 dev up0"));
+        ns.ip("route add default via 172.29.0.100");
+        for host in ["172.29.0.17", "172.29.0.30", "172.29.0.100"] {
+            ns.ip(&format!("neighbour add {host} lladdr {} dev up0", mac(WIRE_MAC)));
+        }
+        ns.ip(&format!("neighbour add 192.168.110.11 lladdr {} dev in0", mac(CONTAINER_MAC)));
+        let ebpf = ns.within(|| load(&object));
+        let mut world = Self { ns, ebpf, sockets: Vec::new() };
+        let own = Subnet { inside: INSIDE, peer: Addr::UNSPECIFIED };
+        let of = |peer: Ipv4Addr| Subnet { inside: 0, peer: peer.into() };
+        let mut subnets: LpmTrie<_, Addr, Subnet> = map(&mut world.ebpf, map::SUBNETS);
+        for (network, subnet) in [([192, 168, 110, 0], own), ([192, 168, 220, 0], of(NODE2)), ([192, 168, 130, 0], of(NODE3))] {
+            subnets.insert(&Key::new(24, Addr::new(network)), subnet, 0).expect("a subnet");
+        }
+        world.reset();
+        world
+    }
+
+    /// Forgets everything that packets have left behind.
+    pub fn reset(&mut self) {
+        self.sockets.clear();
+        clear::<FlowKey, FlowRef>(map(&mut self.ebpf, map::TUPLES));
+        clear::<FlowKey, u32>(map(&mut self.ebpf, map::KERNEL_FLOWS));
+        clear::<FragmentKey, Fragment>(map(&mut self.ebpf, map::FRAGMENTS));
+        let mut flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
+        for slot in 0..SLOTS {
+            flows.set(slot, bytemuck::Zeroable::zeroed(), 0).expect("a slot");
+        }
+        let mut free: Stack<_, u32> = map(&mut self.ebpf, map::FREE);
+        while free.pop(0).is_ok() {}
+        self.set_cursors(Cursors::default());
+        let cpus = aya::util::nr_cpus().expect("the number of processors");
+        let mut counters: PerCpuArray<_, u64> = map(&mut self.ebpf, map::COUNTERS);
+        for counter in Counter::ALL {
+            let zeroes = PerCpuValues::try_from(vec![0; cpus]).expect("a value a processor");
+            counters.set(*counter as u32, zeroes, 0).expect("a counter");
+        }
+        self.set_peer(NODE2, Peer { flags: Peer::SPEAKS_XNAT, ..Peer::default() });
+        self.set_peer(NODE3, Peer::default());
+        self.set_inside_mtu(MTU);
+        self.configure(|_| {});
+    }
+
+    /// Writes the configuration, changed by `change`.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut config =
+            Config { uplink: UPLINK, uplink_mtu: MTU, address: NODE1.into(), max_flows: SLOTS, ..Config::default() };
+        change(&mut config);
+        let mut configs: Array<_, Config> = map(&mut self.ebpf, map::CONFIG);
+        configs.set(0, config, 0).expect("the configuration");
+    }
+
+    /// Writes what is known of a peer.
+    pub fn set_peer(&mut self, address: Ipv4Addr, peer: Peer) {
+        let mut peers: HashMap<_, Addr, Peer> = map(&mut self.ebpf, map::PEERS);
+        peers.insert(Addr::from(address), peer, 0).expect("a peer");
+    }
+
+    /// Sets the MTU of the inside interface, as far as the programs know.
+    pub fn set_inside_mtu(&mut self, mtu: u32) {
+        let inside = Inside { ifindex: INSIDE, mtu, mac: INSIDE_MAC, zero: [0; 2] };
+        let mut insides: HashMap<_, u32, Inside> = map(&mut self.ebpf, map::INSIDES);
+        insides.insert(INSIDE, inside, 0).expect("an inside interface");
+    }
+
+    /// Puts a flow into the next slot, live, in generation 1.
+    pub fn add_flow(&mut self, mut flow: Flow) {
+        let mut cursors = self.cursors();
+        let slot = cursors.fresh as u32;
+        flow.word = (1 << 32) | flow.word & 0xffff_ffff;
+        let mut tuples: HashMap<_, FlowKey, FlowRef> = map(&mut self.ebpf, map::TUPLES);
+        for direction in [Direction::Original, Direction::Reply] {
+            tuples.insert(flow.key(direction), FlowRef::new(slot, 1, direction), 0).expect("a tuple");
+        }
+        let mut flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
+        flows.set(slot, flow, 0).expect("a slot");
+        cursors.fresh += 1;
+        cursors.used += 1;
+        self.set_cursors(cursors);
+    }
+
+    /// Notes a tuple as the kernel's own, last seen at `time`.
+    pub fn add_kernel_flow(&mut self, key: FlowKey, time: Ticks) {
+        let mut flows: HashMap<_, FlowKey, u32> = map(&mut self.ebpf, map::KERNEL_FLOWS);
+        flows.insert(key, time.0, 0).expect("a tuple of the kernel's");
+    }
+
+    /// Notes where the later fragments of a datagram go.
+    pub fn add_fragment(&mut self, key: FragmentKey, slot: u32, direction: Direction, time: Ticks) {
+        let fragment = Fragment { flow: FlowRef::new(slot, 1, direction), time: time.0, zero: 0 };
+        let mut fragments: HashMap<_, FragmentKey, Fragment> = map(&mut self.ebpf, map::FRAGMENTS);
+        fragments.insert(key, fragment, 0).expect("a datagram");
+    }
+
+    /// Binds a socket of the host, a listening one for TCP.
+    pub fn bind(&mut self, kind: Type, port: u16) {
+        let socket = self.ns.within(|| {
+            let socket = Socket::new(Domain::IPV4, kind, None::<Protocol>)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+            if kind == Type::STREAM {
+                socket.listen(1)?;
+            }
+            io::Result::Ok(socket)
+        });
+        self.sockets.push(socket.expect("a socket"));
+    }
+
+    /// Runs a program on a packet. `summed` is for `Run::summed`.
+    pub fn run(&mut self, hook: Hook, packet: &Packet, summed: bool) -> io::Result<Outcome> {
+        let program: &SchedClassifier = self.ebpf.program(hook.program()).expect("a program").try_into().expect("TC");
+        let program = program.fd().expect("loaded").as_fd();
+        let frame = packet.frame(hook.macs());
+        let run = Run {
+            frame: &frame,
+            ifindex: hook.ifindex(),
+            mark: packet.mark,
+            gso_size: packet.gso_size,
+            linear: packet.linear.unwrap_or(0),
+            summed,
+        };
+        self.ns.within(|| run.on(program))
+    }
+
+    /// Runs one slice of collection.
+    pub fn collect(&mut self) {
+        let program: &SchedClassifier = self.ebpf.program(program::COLLECT).expect("a program").try_into().expect("TC");
+        let program = program.fd().expect("loaded").as_fd();
+        let run = Run { frame: &[0; 64], ifindex: 0, mark: 0, gso_size: 0, linear: 0, summed: false };
+        run.on(program).expect("a slice");
+    }
+
+    /// The counters that are not zero, by number.
+    pub fn counters(&mut self) -> Vec<(Counter, u64)> {
+        let values: PerCpuArray<_, u64> = map(&mut self.ebpf, map::COUNTERS);
+        let sum = |counter: &Counter| {
+            let values = values.get(&(*counter as u32), 0).expect("a counter");
+            (*counter, values.iter().sum::<u64>())
+        };
+        Counter::ALL.iter().map(sum).filter(|(_, value)| *value != 0).collect()
+    }
+
+    /// The live flows, by slot.
+    pub fn flows(&mut self) -> Vec<(u32, Flow)> {
+        let flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
+        let all = (0..SLOTS).map(|slot| (slot, flows.get(&slot, 0).expect("a slot")));
+        all.filter(|(_, flow)| flow.is_live()).collect()
+    }
+
+    /// The one flow that there is.
+    #[track_caller]
+    pub fn flow(&mut self) -> Flow {
+        let flows = self.flows();
+        assert_eq!(flows.len(), 1, "one flow, not {flows:?}");
+        flows[0].1
+    }
+
+    /// What is wrong with the flow table as a whole, if anything is: every live flow has both its references and nobody
+    /// else has any.
+    pub fn damage(&mut self) -> Option<String> {
+        let flows = self.flows();
+        let tuples: HashMap<_, FlowKey, FlowRef> = map(&mut self.ebpf, map::TUPLES);
+        let mut references: Vec<(FlowKey, FlowRef)> = tuples.iter().map(|entry| entry.expect("a tuple")).collect();
+        for (slot, flow) in &flows {
+            let generation = xnat_common::flow::Word(flow.word).generation();
+            for direction in [Direction::Original, Direction::Reply] {
+                let wanted = (flow.key(direction), FlowRef::new(*slot, generation, direction));
+                let Some(at) = references.iter().position(|reference| *reference == wanted) else {
+                    return Some(format!("slot {slot} has no reference by {wanted:?}"));
+                };
+                references.swap_remove(at);
+            }
+        }
+        if !references.is_empty() {
+            return Some(format!("references to nothing: {references:?}"));
+        }
+        let used = self.cursors().used;
+        (used != flows.len() as u64).then(|| format!("{used} flows counted, {} found", flows.len()))
+    }
+
+    fn cursors(&mut self) -> Cursors {
+        let cursors: Array<_, Cursors> = map(&mut self.ebpf, map::CURSORS);
+        cursors.get(&0, 0).expect("the cursors")
+    }
+
+    fn set_cursors(&mut self, cursors: Cursors) {
+        let mut all: Array<_, Cursors> = map(&mut self.ebpf, map::CURSORS);
+        all.set(0, cursors, 0).expect("the cursors");
+    }
+}
+
+/// The clock that the programs read.
+pub fn now() -> Ticks {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
+    let (seconds, nanoseconds) = (time.tv_sec().cast_unsigned(), time.tv_nsec().cast_unsigned());
+    Ticks::from_ns(seconds * 1_000_000_000 + nanoseconds)
+}
+
+/// Loads the object with a small flow table, and all its programs.
+pub fn load(object: &[u8]) -> Ebpf {
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries(map::FLOWS, SLOTS)
+        .map_max_entries(map::TUPLES, 2 * SLOTS)
+        .map_max_entries(map::FREE, SLOTS)
+        .load(object)
+        .expect("the object");
+    for (name, program) in ebpf.programs_mut() {
+        let program: &mut SchedClassifier = program.try_into().expect("TC");
+        program.load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
+    ebpf
+}
+
+fn map<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> T
+where
+    T: TryFrom<&'a mut Map>,
+    T::Error: std::fmt::Debug,
+{
+    ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect("a map of that kind")
+}
+
+fn clear<K: Pod, V: Pod>(mut map: HashMap<&mut MapData, K, V>) {
+    let keys: Vec<K> = map.keys().map(|key| key.expect("a key")).collect();
+    for key in keys {
+        map.remove(&key).expect("an entry");
+    }
+}

@@ -1,0 +1,35 @@
+//! Ports that the host's own sockets use, which no flow may have on the wire.
+//!
+//! The dataplane stamps a port when it sees the host send from it; user space stamps the ports of all sockets every few
+//! seconds, listeners and idle connections included.
+
+use crate::Port;
+use crate::packet::proto;
+use crate::time::Ticks;
+
+/// Entries of the `HOST_PORTS` map: all ports of TCP, then all ports of UDP.
+pub const ENTRIES: u32 = 2 << 16;
+
+/// How long a stamp counts.
+pub const LIFETIME: Ticks = Ticks::from_secs(60);
+
+/// How often user space stamps the ports of all sockets, in seconds.
+pub const STAMP_SECONDS: u64 = 15;
+
+/// The index of a port in the map; none for protocols without sockets of their own.
+#[inline(always)]
+#[must_use]
+pub const fn index(protocol: u8, port: Port) -> Option<u32> {
+    match protocol {
+        proto::TCP => Some(port.number() as u32),
+        proto::UDP => Some(1 << 16 | port.number() as u32),
+        _ => None,
+    }
+}
+
+/// Whether a port that was last stamped at `stamp` is in use at `now`. Zero is no stamp.
+#[inline(always)]
+#[must_use]
+pub const fn in_use(stamp: u32, now: Ticks) -> bool {
+    stamp != 0 && now.since(Ticks(stamp)).0 <= LIFETIME.0
+}
