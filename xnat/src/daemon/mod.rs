@@ -1,0 +1,46 @@
+//! The daemon: sets the dataplane up, keeps it current, and takes it down.
+
+mod peers;
+mod reconcile;
+mod report;
+mod serve;
+mod start;
+
+pub(crate) use serve::Stop;
+pub(crate) use start::Prepared;
+
+use std::collections::BTreeSet;
+
+use crate::config::Settings;
+use crate::hooks::{Hooks, Place};
+use crate::loader::Dataplane;
+use crate::maps::Maps;
+use crate::net::Netlink;
+use crate::net::snapshot::Snapshot;
+use crate::peer::link::PeerLink;
+use crate::peer::roster::Roster;
+use crate::plan::Plan;
+use crate::state::{Lock, UndoFile};
+
+/// A running instance.
+pub(crate) struct Daemon {
+    settings: Settings,
+    lock: Lock,
+    undo: UndoFile,
+    netlink: Netlink,
+    /// The network as it was last seen.
+    there: Snapshot,
+    /// Where to translate; while the uplink is away, where it was.
+    plan: Plan,
+    /// Whether the uplink is away, which has been told.
+    away: bool,
+    dataplane: Dataplane,
+    maps: Maps,
+    hooks: Hooks,
+    /// Places at which attaching has failed, which has been told.
+    failed: BTreeSet<Place>,
+    roster: Roster,
+    link: Option<PeerLink>,
+    /// Why the peer link could not be opened, which has been told.
+    link_failure: Option<String>,
+}

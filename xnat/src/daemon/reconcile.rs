@@ -1,0 +1,171 @@
+//! Making everything as it should be, whatever has changed: one way for the start and for every event.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Context as _;
+use xnat_common::names::program;
+use xnat_common::subnet::{Inside, Subnet};
+
+use super::Daemon;
+use crate::hooks::{Place, Side};
+use crate::loader::Earlier;
+use crate::net::snapshot::Link;
+use crate::net::sysctl;
+use crate::say;
+use crate::state::{Interface, note};
+
+impl Daemon {
+    /// Sets everything up for the first time; what fails is a failure.
+    pub(super) async fn set_up(&mut self, earlier: &Earlier) -> anyhow::Result<()> {
+        self.recall(earlier)?;
+        self.reconcile().await?;
+        self.hooks.drop_leftovers(&mut self.undo)?;
+        if let Some(place) = self.failed.first() {
+            anyhow::bail!("{} has no hooks", self.there.name(place.link));
+        }
+        Ok(())
+    }
+
+    /// Looks at the network again and follows it.
+    pub(super) async fn follow(&mut self) -> anyhow::Result<()> {
+        self.there = self.netlink.snapshot().await?;
+        self.reconcile().await
+    }
+
+    async fn reconcile(&mut self) -> anyhow::Result<()> {
+        match self.plan.again(&self.settings, &self.there) {
+            Some(plan) => {
+                if std::mem::take(&mut self.away) {
+                    say::event(format_args!("uplink {} is back", plan.uplink.name));
+                }
+                self.tell_changes(&plan);
+                self.plan = plan;
+            }
+            None if !self.away => {
+                self.away = true;
+                say::warning(format_args!("uplink {} has gone or lost its address", self.plan.uplink.name));
+            }
+            None => {}
+        }
+        // What a hook looks up is there before the hook is.
+        self.write_interfaces()?;
+        self.attach_hooks().await?;
+        if self.away {
+            return Ok(());
+        }
+        self.switch_forwarding_on()?;
+        self.open_link();
+        self.follow_peers().await
+    }
+
+    fn tell_changes(&self, new: &crate::plan::Plan) {
+        let old = &self.plan;
+        if old.address != new.address {
+            say::event(format_args!("uplink {} has the address {} now", new.uplink.name, new.address));
+        }
+        let gone = old.insides.keys().filter(|index| !new.insides.contains_key(index));
+        for subnets in gone.map(|index| &old.insides[index]) {
+            say::event(format_args!("no interface holds {} any more", say::list(subnets)));
+        }
+        let come = new.insides.iter().filter(|(index, _)| !old.insides.contains_key(index));
+        for (&index, subnets) in come {
+            say::event(format_args!("{} holds {}", self.there.name(index), say::list(subnets)));
+        }
+    }
+
+    fn write_interfaces(&mut self) -> anyhow::Result<()> {
+        let uplink = &self.plan.uplink;
+        let config = self.settings.dataplane(uplink.index, uplink.mtu, self.plan.address);
+        self.maps.set_config(&config)?;
+        let mut insides = HashMap::new();
+        for link in self.plan.insides.keys().filter_map(|index| self.there.links.get(index)) {
+            let ports = self.there.ports(link.index).map(|port| port.index);
+            for index in ports.chain([link.index]) {
+                insides.insert(index, inside(link));
+            }
+        }
+        self.maps.set_insides(&insides)?;
+        Ok(())
+    }
+
+    /// Our own subnets, as the dataplane sees them.
+    pub(super) fn own_subnets(&self) -> HashMap<crate::cidr::Cidr, Subnet> {
+        let of = |(&inside, subnets): (&u32, &Vec<_>)| {
+            subnets.iter().map(move |&it| (it, Subnet { inside, ..Subnet::default() })).collect::<Vec<_>>()
+        };
+        self.plan.insides.iter().flat_map(of).collect()
+    }
+
+    /// Which program belongs where.
+    fn wanted_hooks(&self) -> BTreeMap<Place, &'static str> {
+        let mut wanted = BTreeMap::new();
+        let mut want = |link, side, program| wanted.insert(Place { link, side }, program);
+        if !self.away {
+            want(self.plan.uplink.index, Side::In, program::UPLINK_INGRESS);
+            want(self.plan.uplink.index, Side::Out, program::UPLINK_EGRESS);
+        }
+        for &index in self.plan.insides.keys().filter(|index| self.there.links.contains_key(index)) {
+            want(index, Side::In, program::INSIDE_INGRESS);
+            want(index, Side::Out, program::INSIDE_EGRESS);
+            for port in self.there.ports(index) {
+                want(port.index, Side::In, program::INSIDE_INGRESS);
+            }
+        }
+        wanted
+    }
+
+    async fn attach_hooks(&mut self) -> anyhow::Result<()> {
+        let wanted = self.wanted_hooks();
+        let before: Vec<_> = self.hooks.places().map(|(place, _)| place).collect();
+        self.hooks.retain(&wanted, &mut self.undo, &self.netlink).await?;
+        self.failed.retain(|place| wanted.contains_key(place));
+        let mut order: Vec<_> = wanted.into_iter().collect();
+        // The uplink first: what the inside lets through must find its translation there.
+        order.sort_by_key(|(place, _)| place.link != self.plan.uplink.index);
+        for (place, program) in order {
+            let attached = self.hooks.attach(place, program, &mut self.dataplane, &mut self.undo, &self.netlink).await;
+            match attached {
+                Ok(true) if !before.is_empty() => self.tell_hook(place),
+                Ok(_) => {}
+                Err(error) if error.is_vanished() => {}
+                Err(error) => {
+                    if self.failed.insert(place) {
+                        say::warning(format_args!("{}: {error}", self.there.name(place.link)));
+                    }
+                    continue;
+                }
+            }
+            self.failed.remove(&place);
+        }
+        Ok(())
+    }
+
+    fn tell_hook(&self, place: Place) {
+        let Some(link) = self.there.links.get(&place.link).filter(|_| place.side == Side::In) else { return };
+        if let Some(bridge) = link.master.filter(|master| self.plan.insides.contains_key(master)) {
+            say::event(format_args!("{} joined {}", link.name, self.there.name(bridge)));
+        }
+    }
+
+    fn switch_forwarding_on(&mut self) -> anyhow::Result<()> {
+        let insides = self.plan.insides.keys().filter_map(|index| self.there.links.get(index));
+        for link in insides.chain([&self.plan.uplink]) {
+            let name = &link.name;
+            match sysctl::forwarding(name) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                // It has just gone.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).with_context(|| format!("reading whether {name} forwards")),
+            }
+            let interface = Interface { index: link.index, name: name.clone() };
+            self.undo.change(|list| note(&mut list.forwarding_was_off, interface))?;
+            sysctl::set_forwarding(name, true).with_context(|| format!("switching forwarding of {name} on"))?;
+        }
+        Ok(())
+    }
+}
+
+fn inside(link: &Link) -> Inside {
+    Inside { ifindex: link.index, mtu: link.mtu, mac: link.mac.unwrap_or_default(), zero: [0; 2] }
+}

@@ -1,0 +1,156 @@
+//! The main loop.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use super::Daemon;
+use crate::api::Request;
+use crate::net::watch::Watch;
+use crate::peer::link::PeerLink;
+use crate::say;
+
+/// How often peers are told that this host is there.
+const GREETING: Duration = Duration::from_secs(1);
+/// How often the collector gets its turn.
+const COLLECTION: Duration = Duration::from_millis(250);
+/// In how many turns it passes the whole table: five seconds.
+const TURNS: u32 = 20;
+/// How many slots a run of the collector looks at.
+const SLICE: u32 = 4096;
+/// How often everything is looked at without a reason.
+const CHECK: Duration = Duration::from_secs(10);
+
+/// The signals that end the daemon.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    /// None under nohup, which wants the daemon to outlive its terminal.
+    hangup: Option<Signal>,
+}
+
+impl Stop {
+    /// Catches them from now on.
+    pub(crate) fn catch() -> std::io::Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let hangup = if ignores_hangup(&status) { None } else { Some(signal(SignalKind::hangup())?) };
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, hangup })
+    }
+
+    /// Waits for one.
+    pub(crate) async fn requested(&mut self) {
+        let Self { interrupt, terminate, hangup } = self;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            Some(_) = async { hangup.as_mut()?.recv().await } => {}
+        }
+    }
+}
+
+/// Whether /proc/self/status tells that SIGHUP (1) is ignored.
+fn ignores_hangup(status: &str) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).is_some_and(|ignored| ignored & 1 == 1)
+}
+
+enum Wake {
+    Stop,
+    Network,
+    Datagram(std::io::Result<(Ipv4Addr, Vec<u8>)>),
+    Greet,
+    Collect,
+    Check,
+    Request(Request),
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+impl Daemon {
+    /// Serves until a signal comes.
+    pub(crate) async fn serve(&mut self, stop: &mut Stop, watch: &mut Watch, requests: &mut mpsc::Receiver<Request>) {
+        let (mut greeting, mut collection, mut check) = (every(GREETING), every(COLLECTION), every(CHECK));
+        self.greet().await;
+        loop {
+            let wake = tokio::select! {
+                () = stop.requested() => Wake::Stop,
+                () = watch.changed() => Wake::Network,
+                datagram = receive(self.link.as_ref()) => Wake::Datagram(datagram),
+                _ = greeting.tick() => Wake::Greet,
+                _ = collection.tick() => Wake::Collect,
+                _ = check.tick() => Wake::Check,
+                Some(request) = requests.recv() => Wake::Request(request),
+            };
+            let result = match wake {
+                Wake::Stop => return,
+                Wake::Network | Wake::Check => self.follow().await,
+                Wake::Datagram(Ok((from, bytes))) => self.hear(from, &bytes).await,
+                Wake::Datagram(Err(_)) => {
+                    // The interface is down or has gone; the next greeting opens the link again.
+                    self.link = None;
+                    Ok(())
+                }
+                Wake::Greet => {
+                    self.greet().await;
+                    Ok(())
+                }
+                Wake::Collect => self.collect(),
+                Wake::Request(Request::Status(answer)) => {
+                    let _ = answer.send(self.status().map_err(|error| error.to_string()));
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                say::warning(format_args!("{error:#}"));
+            }
+        }
+    }
+
+    /// A turn of the collector, which without flows has nothing to do.
+    fn collect(&mut self) -> anyhow::Result<()> {
+        if self.maps.cursors()?.used > 0 {
+            self.dataplane.collect(slices_a_turn(self.settings.max_flows))?;
+        }
+        Ok(())
+    }
+}
+
+const fn slices_a_turn(slots: u32) -> u32 {
+    slots.div_ceil(SLICE).div_ceil(TURNS)
+}
+
+async fn receive(link: Option<&PeerLink>) -> std::io::Result<(Ipv4Addr, Vec<u8>)> {
+    match link {
+        Some(link) => link.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nohup_is_respected() {
+        assert!(ignores_hangup("SigBlk:\t0\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("SigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup(""));
+    }
+
+    #[test]
+    fn the_table_is_passed_in_five_seconds() {
+        assert_eq!(COLLECTION * TURNS, Duration::from_secs(5));
+        for (slots, slices) in [(64, 1), (4096 * 20, 1), (4096 * 20 + 1, 2), (262_144, 4), (1 << 20, 13)] {
+            assert_eq!(slices_a_turn(slots), slices, "{slots}");
+        }
+    }
+}

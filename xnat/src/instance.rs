@@ -1,0 +1,104 @@
+//! An instance's name, and where its pins and its running state live.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use thiserror::Error;
+use xnat_common::names;
+
+/// Under which every instance keeps its pins.
+pub(crate) const PINS: &str = "/sys/fs/bpf/xnat";
+/// Under which every instance keeps the rest of its running state.
+pub(crate) const RUN: &str = "/run/xnat";
+
+/// The name of an instance: it tells two on one machine apart, in different network namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Instance(String);
+
+/// Why a text cannot name an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("an instance's name has 1 to 32 letters, digits, `-` or `_`")]
+pub(crate) struct InstanceError;
+
+impl FromStr for Instance {
+    type Err = InstanceError;
+
+    fn from_str(name: &str) -> Result<Self, InstanceError> {
+        // No dots: bpffs reserves names with them.
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if (1..=32).contains(&name.len()) && name.bytes().all(allowed) {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(InstanceError)
+        }
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Instance {
+    /// The name.
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The folder of all its pins, of whatever layout.
+    pub(crate) fn pins(&self) -> PathBuf {
+        Path::new(PINS).join(&self.0)
+    }
+
+    /// The folder of the pins of this program's layout.
+    pub(crate) fn layout(&self) -> PathBuf {
+        self.pins().join(format!("v{}", names::LAYOUT))
+    }
+
+    /// The folder of the pinned maps.
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.layout().join("maps")
+    }
+
+    /// Where the map `name` is pinned.
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// The folder of the pinned links.
+    pub(crate) fn links(&self) -> PathBuf {
+        self.layout().join("links")
+    }
+
+    /// The folder of the running state.
+    pub(crate) fn run(&self) -> PathBuf {
+        Path::new(RUN).join(&self.0)
+    }
+
+    /// The socket on which the daemon answers.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run().join("api.sock")
+    }
+
+    /// `--instance NAME` for a hint, or nothing for the default one.
+    pub(crate) fn flag(&self) -> String {
+        if self.0 == "default" { String::new() } else { format!(" --instance {}", self.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_safe_as_file_names() {
+        for name in ["", ".", "..", "a/b", "a b", "a.b", "x".repeat(33).as_str()] {
+            assert_eq!(name.parse::<Instance>(), Err(InstanceError), "{name}");
+        }
+        let instance: Instance = "node-1".parse().unwrap();
+        assert_eq!(instance.map("FLOWS"), Path::new("/sys/fs/bpf/xnat/node-1/v1/maps/FLOWS"));
+        assert_eq!(instance.socket(), Path::new("/run/xnat/node-1/api.sock"));
+    }
+}

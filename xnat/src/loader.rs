@@ -1,0 +1,180 @@
+//! The dataplane: loading the object that this binary carries, with maps that outlive it.
+
+use std::path::PathBuf;
+use std::{fs, io};
+
+use aya::maps::{Map, MapError};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use thiserror::Error;
+use xnat_common::names::{map, program};
+
+use crate::instance::Instance;
+use crate::undo::remove_tree;
+
+/// The object, as the build script has compiled it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("XNAT_EBPF_OBJECT"));
+
+/// The maps that are pinned. If one is missing, the others are of no use.
+const PINNED: [&str; 11] = [
+    map::CONFIG,
+    map::CURSORS,
+    map::COUNTERS,
+    map::FLOWS,
+    map::TUPLES,
+    map::FREE,
+    map::SUBNETS,
+    map::PEERS,
+    map::INSIDES,
+    map::KERNEL_FLOWS,
+    map::FRAGMENTS,
+];
+
+/// The programs.
+const PROGRAMS: [&str; 5] = [
+    program::INSIDE_INGRESS,
+    program::INSIDE_EGRESS,
+    program::UPLINK_INGRESS,
+    program::UPLINK_EGRESS,
+    program::COLLECT,
+];
+
+/// Why the dataplane could not be loaded.
+#[derive(Debug, Error)]
+pub(crate) enum LoadError {
+    #[error("{path}: {error}", path = path.display())]
+    Pins { path: PathBuf, error: io::Error },
+    #[error("loading the dataplane: {0}")]
+    Object(#[from] EbpfError),
+    #[error("the object has no program `{0}`; it is of another version")]
+    NoProgram(&'static str),
+    #[error("the object has no map `{0}`; it is of another version")]
+    NoMap(&'static str),
+    #[error("program {name}: {error}")]
+    Program { name: &'static str, error: ProgramError },
+    #[error("map {name}: {error}")]
+    Map { name: &'static str, error: MapError },
+}
+
+/// How the flow table of an earlier run was treated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Earlier {
+    /// There was none.
+    None,
+    /// Its flows live on.
+    Reused,
+    /// It did not fit, for this reason, and was removed.
+    Removed(String),
+}
+
+/// The loaded dataplane.
+#[derive(Debug)]
+pub(crate) struct Dataplane {
+    ebpf: Ebpf,
+}
+
+impl Dataplane {
+    /// Loads programs and maps for `instance`, taking up the maps of an earlier run if they fit.
+    pub(crate) fn load(instance: &Instance, max_flows: u32) -> Result<(Self, Earlier), LoadError> {
+        let mut earlier = look(instance);
+        if matches!(earlier, Earlier::Removed(_)) {
+            clear(instance)?;
+        }
+        let loaded = match load_pinned(instance, max_flows) {
+            Err(LoadError::Object(EbpfError::MapError(error @ MapError::IncompatiblePinnedMap { .. }))) => {
+                earlier = Earlier::Removed(error.to_string());
+                clear(instance)?;
+                load_pinned(instance, max_flows)
+            }
+            loaded => loaded,
+        };
+        if loaded.is_err() && earlier != Earlier::Reused {
+            // Nothing refers to the new maps yet. Those of an earlier run are left to its hooks, which live on.
+            let _ = clear(instance);
+        }
+        Ok((Self { ebpf: loaded? }, earlier))
+    }
+
+    /// Loads everything without leaving a trace, and returns how many instructions the verifier saw of each program.
+    pub(crate) fn rehearse() -> Result<Vec<(&'static str, u32)>, LoadError> {
+        const FEW: u32 = 1024;
+        let mut loader = EbpfLoader::new();
+        size(&mut loader, FEW);
+        let mut dataplane = Self { ebpf: load_programs(&mut loader)? };
+        let mut counts = Vec::new();
+        for name in PROGRAMS {
+            let info = dataplane.program(name)?.info().map_err(|error| LoadError::Program { name, error })?;
+            counts.push((name, info.verified_instruction_count().unwrap_or(0)));
+        }
+        Ok(counts)
+    }
+
+    /// A program.
+    pub(crate) fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        program.try_into().map_err(|error| LoadError::Program { name, error })
+    }
+
+    /// Takes a map out.
+    pub(crate) fn take_map(&mut self, name: &'static str) -> Result<Map, LoadError> {
+        self.ebpf.take_map(name).ok_or(LoadError::NoMap(name))
+    }
+
+    /// Runs the collector over `slices` slices of the flow table.
+    pub(crate) fn collect(&mut self, slices: u32) -> Result<(), LoadError> {
+        // The program wants a packet, whatever it says: an Ethernet header with some room behind it.
+        let options = TestRunOptions { data_in: Some(&[0; 64]), repeat: slices, ..TestRunOptions::default() };
+        let name = program::COLLECT;
+        self.program(name)?.test_run(options).map_err(|error| LoadError::Program { name, error })?;
+        Ok(())
+    }
+}
+
+fn look(instance: &Instance) -> Earlier {
+    let layout = instance.layout();
+    let layouts: Vec<PathBuf> =
+        fs::read_dir(instance.pins()).into_iter().flatten().flatten().map(|it| it.path()).collect();
+    let pinned = PINNED.iter().filter(|name| instance.map(name).exists()).count();
+    if layouts.iter().any(|path| *path != layout) {
+        Earlier::Removed("it is of another version's layout".to_owned())
+    } else if pinned == PINNED.len() {
+        Earlier::Reused
+    } else if pinned == 0 {
+        Earlier::None
+    } else {
+        Earlier::Removed("parts of it are missing".to_owned())
+    }
+}
+
+fn clear(instance: &Instance) -> Result<(), LoadError> {
+    let path = instance.pins();
+    remove_tree(&path).map_err(|error| LoadError::Pins { path, error })
+}
+
+fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Ebpf, LoadError> {
+    for path in [instance.maps(), instance.links()] {
+        fs::create_dir_all(&path).map_err(|error| LoadError::Pins { path, error })?;
+    }
+    let mut loader = EbpfLoader::new();
+    size(&mut loader, max_flows);
+    for name in PINNED {
+        loader.map_pin_path(name, instance.map(name));
+    }
+    load_programs(&mut loader)
+}
+
+fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
+    loader.map_max_entries(map::FLOWS, max_flows);
+    loader.map_max_entries(map::TUPLES, max_flows * 2);
+    loader.map_max_entries(map::FREE, max_flows);
+}
+
+fn load_programs(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LoadError> {
+    let mut ebpf = loader.load(OBJECT)?;
+    for name in PROGRAMS {
+        let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|error| LoadError::Program { name, error })?;
+        program.load().map_err(|error| LoadError::Program { name, error })?;
+    }
+    Ok(ebpf)
+}

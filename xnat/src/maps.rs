@@ -1,0 +1,174 @@
+//! The dataplane's maps as user space sees them: what it writes, and what it reads for `status`.
+
+use std::collections::HashMap as Table;
+use std::hash::Hash;
+use std::net::Ipv4Addr;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use thiserror::Error;
+use xnat_common::Addr;
+use xnat_common::config::{Config, Cursors};
+use xnat_common::counter::Counter;
+use xnat_common::names::map;
+use xnat_common::subnet::{Inside, Peer, Subnet};
+
+use crate::cidr::Cidr;
+use crate::instance::Instance;
+use crate::loader::{Dataplane, LoadError};
+use crate::table::{TableError, open_pin};
+
+/// Why a map could not be read or written.
+#[derive(Debug, Error)]
+#[error("map {name}: {error}")]
+pub(crate) struct MapsError {
+    name: &'static str,
+    error: MapError,
+}
+
+/// The maps.
+pub(crate) struct Maps {
+    config: Array<MapData, Config>,
+    cursors: Array<MapData, Cursors>,
+    counters: PerCpuArray<MapData, u64>,
+    insides: HashMap<MapData, u32, Inside>,
+    peers: HashMap<MapData, Addr, Peer>,
+    subnets: LpmTrie<MapData, Addr, Subnet>,
+}
+
+fn wrong(name: &'static str) -> impl Fn(MapError) -> MapsError {
+    move |error| MapsError { name, error }
+}
+
+impl Maps {
+    /// Takes the maps out of the dataplane.
+    pub(crate) fn of(dataplane: &mut Dataplane) -> Result<Self, LoadError> {
+        Self::from(|name| dataplane.take_map(name), |name, error| LoadError::Map { name, error })
+    }
+
+    /// Opens the pinned maps of an instance.
+    pub(crate) fn pinned(instance: &Instance) -> Result<Self, TableError> {
+        let wrong = |name, error| TableError::Map { name, error };
+        let open = |name| Map::from_map_data(open_pin(instance, name)?).map_err(|error| wrong(name, error));
+        Self::from(open, wrong)
+    }
+
+    fn from<E>(
+        mut map: impl FnMut(&'static str) -> Result<Map, E>,
+        wrong: impl Fn(&'static str, MapError) -> E,
+    ) -> Result<Self, E> {
+        macro_rules! typed {
+            ($name:expr) => {
+                map($name)?.try_into().map_err(|error| wrong($name, error))?
+            };
+        }
+        Ok(Self {
+            config: typed!(map::CONFIG),
+            cursors: typed!(map::CURSORS),
+            counters: typed!(map::COUNTERS),
+            insides: typed!(map::INSIDES),
+            peers: typed!(map::PEERS),
+            subnets: typed!(map::SUBNETS),
+        })
+    }
+
+    /// The configuration.
+    pub(crate) fn config(&self) -> Result<Config, MapsError> {
+        self.config.get(&0, 0).map_err(wrong(map::CONFIG))
+    }
+
+    /// Replaces the configuration if it differs.
+    pub(crate) fn set_config(&mut self, config: &Config) -> Result<(), MapsError> {
+        if self.config()? == *config {
+            return Ok(());
+        }
+        self.config.set(0, config, 0).map_err(wrong(map::CONFIG))
+    }
+
+    /// Where allocator and collector stand.
+    pub(crate) fn cursors(&self) -> Result<Cursors, MapsError> {
+        self.cursors.get(&0, 0).map_err(wrong(map::CURSORS))
+    }
+
+    /// All counters, summed over the processors.
+    pub(crate) fn counters(&self) -> Result<Vec<(Counter, u64)>, MapsError> {
+        let read = |&counter: &Counter| {
+            let values = self.counters.get(&(counter as u32), 0).map_err(wrong(map::COUNTERS))?;
+            Ok((counter, values.iter().sum()))
+        };
+        Counter::ALL.iter().map(read).collect()
+    }
+
+    /// The inside interfaces.
+    pub(crate) fn insides(&self) -> Result<Table<u32, Inside>, MapsError> {
+        self.insides.iter().collect::<Result<_, _>>().map_err(wrong(map::INSIDES))
+    }
+
+    /// Makes the inside interfaces these.
+    pub(crate) fn set_insides(&mut self, wanted: &Table<u32, Inside>) -> Result<(), MapsError> {
+        let (stale, new) = difference(&self.insides()?, wanted);
+        let wrong = wrong(map::INSIDES);
+        for (index, inside) in new {
+            self.insides.insert(&index, &inside, 0).map_err(&wrong)?;
+        }
+        stale.iter().try_for_each(|index| gone(self.insides.remove(index))).map_err(&wrong)
+    }
+
+    /// The peers, and whether they speak xnat.
+    pub(crate) fn peers(&self) -> Result<Table<Ipv4Addr, bool>, MapsError> {
+        let read = |entry: Result<(Addr, Peer), MapError>| {
+            entry.map(|(address, peer)| (address.into(), peer.flags & Peer::SPEAKS_XNAT != 0))
+        };
+        self.peers.iter().map(read).collect::<Result<_, _>>().map_err(wrong(map::PEERS))
+    }
+
+    /// Makes the peers these.
+    pub(crate) fn set_peers(&mut self, wanted: &Table<Ipv4Addr, bool>) -> Result<(), MapsError> {
+        let (stale, new) = difference(&self.peers()?, wanted);
+        let wrong = wrong(map::PEERS);
+        for (address, speaks) in new {
+            let flags = if speaks { Peer::SPEAKS_XNAT } else { 0 };
+            self.peers.insert(&address.into(), &Peer { flags, ..Peer::default() }, 0).map_err(&wrong)?;
+        }
+        stale.into_iter().try_for_each(|address| gone(self.peers.remove(&address.into()))).map_err(&wrong)
+    }
+
+    /// Whose the subnets are.
+    pub(crate) fn subnets(&self) -> Result<Table<Cidr, Subnet>, MapsError> {
+        let read = |entry: Result<(Key<Addr>, Subnet), MapError>| {
+            entry.map(|(key, subnet)| (Cidr::around(key.data().into(), key.prefix_len().min(32) as u8), subnet))
+        };
+        self.subnets.iter().map(read).collect::<Result<_, _>>().map_err(wrong(map::SUBNETS))
+    }
+
+    /// Makes the subnets these.
+    pub(crate) fn set_subnets(&mut self, wanted: &Table<Cidr, Subnet>) -> Result<(), MapsError> {
+        let (stale, new) = difference(&self.subnets()?, wanted);
+        let wrong = wrong(map::SUBNETS);
+        for (range, subnet) in new {
+            self.subnets.insert(&key(range), &subnet, 0).map_err(&wrong)?;
+        }
+        stale.into_iter().try_for_each(|range| gone(self.subnets.remove(&key(range)))).map_err(&wrong)
+    }
+}
+
+fn key(range: Cidr) -> Key<Addr> {
+    Key::new(range.len().into(), range.address().into())
+}
+
+/// The keys that have to go, and the entries that have to come.
+fn difference<K: Copy + Eq + Hash, V: Copy + PartialEq>(
+    there: &Table<K, V>,
+    wanted: &Table<K, V>,
+) -> (Vec<K>, Vec<(K, V)>) {
+    let stale = there.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+    let new = wanted.iter().filter(|(key, value)| there.get(key) != Some(value));
+    (stale, new.map(|(&key, &value)| (key, value)).collect())
+}
+
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        removed => removed,
+    }
+}

@@ -1,0 +1,135 @@
+//! The interfaces and their addresses at one moment.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+
+use super::{NetError, Netlink};
+use crate::cidr::Cidr;
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Its number.
+    pub(crate) index: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Largest IP packet that it takes.
+    pub(crate) mtu: u32,
+    /// Its MAC address; none where its packets have no Ethernet header.
+    pub(crate) mac: Option<[u8; 6]>,
+    /// The bridge or the like of which it is a port.
+    pub(crate) master: Option<u32>,
+    /// Whether it is a bridge.
+    pub(crate) bridge: bool,
+    /// Whether it is up.
+    pub(crate) up: bool,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The interface.
+    pub(crate) link: u32,
+    /// What it is.
+    pub(crate) ip: Ipv4Addr,
+    /// The length of its network's prefix.
+    pub(crate) len: u8,
+}
+
+impl Address {
+    /// The network in which the address lies.
+    pub(crate) fn network(self) -> Cidr {
+        Cidr::around(self.ip, self.len.min(32))
+    }
+}
+
+/// Interfaces and addresses at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// The interfaces by number.
+    pub(crate) links: BTreeMap<u32, Link>,
+    /// Their IPv4 addresses.
+    pub(crate) addresses: Vec<Address>,
+}
+
+impl Snapshot {
+    /// The interface of that name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name)
+    }
+
+    /// The name of an interface, or its number when it has gone.
+    pub(crate) fn name(&self, index: u32) -> String {
+        self.links.get(&index).map_or_else(|| format!("interface {index}"), |link| link.name.clone())
+    }
+
+    /// The addresses of an interface.
+    pub(crate) fn addresses_of(&self, index: u32) -> impl Iterator<Item = Ipv4Addr> {
+        self.addresses.iter().filter(move |it| it.link == index).map(|it| it.ip)
+    }
+
+    /// The interfaces that hold an address in the range.
+    pub(crate) fn holders(&self, range: Cidr) -> impl Iterator<Item = &Link> {
+        self.links.values().filter(move |link| self.addresses_of(link.index).any(|it| range.contains(it)))
+    }
+
+    /// The ports of a bridge.
+    pub(crate) fn ports(&self, bridge: u32) -> impl Iterator<Item = &Link> {
+        self.links.values().filter(move |link| link.master == Some(bridge))
+    }
+}
+
+impl Netlink {
+    /// What there is now.
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, NetError> {
+        let links = self.handle.link().get().execute().map_ok(read_link);
+        let links = links.try_collect::<Vec<_>>().await.map_err(NetError::doing("listing the interfaces"))?;
+        let addresses = self.handle.address().get().execute().map_ok(|message| read_address(&message));
+        let addresses = addresses.try_collect::<Vec<_>>().await.map_err(NetError::doing("listing the addresses"))?;
+        Ok(Snapshot {
+            links: links.into_iter().map(|link| (link.index, link)).collect(),
+            addresses: addresses.into_iter().flatten().collect(),
+        })
+    }
+}
+
+fn read_link(message: LinkMessage) -> Link {
+    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        mac: None,
+        master: None,
+        bridge: false,
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(master) => link.master = Some(master).filter(|&index| index != 0),
+            LinkAttribute::Address(mac) if ethernet => link.mac = mac.try_into().ok(),
+            LinkAttribute::LinkInfo(infos) => link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn read_address(message: &AddressMessage) -> Option<Address> {
+    if message.header.family != AddressFamily::Inet {
+        return None;
+    }
+    // On a point-to-point link `Address` is the other end's; `Local` is always ours.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })?;
+    Some(Address { link: message.header.index, ip: local, len: message.header.prefix_len })
+}
