@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
 
+use xnat_tests::netns::Namespace;
 use xnat_tests::program::ping;
 use xnat_tests::tcp::{self, Service};
 use xnat_tests::topology::{N1, N2, NODE1, NODE2, Reference, SUBNET1, SUBNET2};
@@ -11,21 +12,28 @@ use xnat_tests::trace::{self, Snapshot};
 use xnat_tests::wait::{self, SOON};
 use xnat_tests::xnat::{self, Xnat};
 
+/// Puts a filter, which lets everything pass, into a clsact qdisc that is there.
+fn add_filter(host: &Namespace, interface: &str) {
+    let filter = format!("filter add dev {interface} ingress prio 7 protocol all bpf direct-action bytecode");
+    let words: Vec<&str> = std::iter::once("tc").chain(filter.split(' ')).chain(["1,6 0 0 4294967295"]).collect();
+    host.run(&words);
+}
+
 /// Runs xnat on node1 with traffic, ends it, and compares what there is with what there was.
-fn leaves_no_trace(end: impl FnOnce(&mut Xnat)) {
+fn leaves_no_trace(words: &str, end: impl FnOnce(&mut Xnat)) {
     let reference = Reference::new();
     let host = reference.node1.host.ns();
     // What somebody else has attached stays as it is.
     host.run(&["tc", "qdisc", "add", "dev", "eth0", "clsact"]);
-    let filter = "filter add dev eth0 ingress prio 7 protocol all bpf direct-action bytecode";
-    let words: Vec<&str> = std::iter::once("tc").chain(filter.split(' ')).chain(["1,6 0 0 4294967295"]).collect();
-    host.run(&words);
+    add_filter(host, "eth0");
     let before = Snapshot::of(host);
     let two = Xnat::start(reference.node2.host.ns(), &format!("--peer {NODE1} --subnet {SUBNET2}"));
-    let mut one = Xnat::start(host, &format!("--peer {NODE2} --subnet {SUBNET1}"));
+    let mut one = Xnat::start(host, &format!("--peer {NODE2} --subnet {SUBNET1} {words}"));
     one.expect_peer(NODE2);
     two.expect_peer(NODE1);
     ping(reference.n1().ns(), "-c 2", N2).expect_answered_by(N2);
+    let clsact = host.run(&["tc", "qdisc", "show", "dev", "br0"]).contains("clsact");
+    assert_eq!(clsact, words.contains("clsact"), "a qdisc of ours where it is asked for");
     let programs: BTreeSet<u64> = trace::programs_of(host, one.id());
     assert!(!programs.is_empty() && !one.files().is_empty(), "there is something to leave behind");
     end(&mut one);
@@ -36,26 +44,47 @@ fn leaves_no_trace(end: impl FnOnce(&mut Xnat)) {
     wait::until_true("the programs are unloaded", SOON, || left().is_empty());
 }
 
-#[test]
-fn ctrl_c_leaves_no_trace() {
-    leaves_no_trace(|xnat| {
-        xnat.stop(Signal::SIGINT).expect_code(0);
-    });
+/// Makes a test of each way to end, for each kind of hook.
+macro_rules! with_every_hook {
+    ($($test:ident $end:expr;)*) => {
+        mod with_tcx {
+            $(#[test] fn $test() { super::leaves_no_trace("--hooks tcx", $end); })*
+        }
+        mod with_clsact {
+            $(#[test] fn $test() { super::leaves_no_trace("--hooks clsact", $end); })*
+        }
+    };
+}
+
+with_every_hook! {
+    ctrl_c_leaves_no_trace super::ended_by_ctrl_c;
+    sigterm_leaves_no_trace super::ended_by_sigterm;
+    detach_after_kill_9_leaves_no_trace super::killed_and_detached;
+}
+
+fn ended_by_ctrl_c(xnat: &mut Xnat) {
+    xnat.stop(Signal::SIGINT).expect_code(0);
+}
+
+fn ended_by_sigterm(xnat: &mut Xnat) {
+    xnat.stop(Signal::SIGTERM).expect_code(0);
+}
+
+fn killed_and_detached(xnat: &mut Xnat) {
+    xnat.stop(Signal::SIGKILL);
+    xnat.run("detach");
 }
 
 #[test]
-fn sigterm_leaves_no_trace() {
-    leaves_no_trace(|xnat| {
-        xnat.stop(Signal::SIGTERM).expect_code(0);
-    });
-}
-
-#[test]
-fn detach_after_kill_9_leaves_no_trace() {
-    leaves_no_trace(|xnat| {
-        xnat.stop(Signal::SIGKILL);
-        xnat.run("detach");
-    });
+fn a_qdisc_of_ours_stays_when_somebody_else_has_put_a_filter_in() {
+    let reference = Reference::new();
+    let host = reference.node1.host.ns();
+    let mut one = Xnat::start(host, &format!("--subnet {SUBNET1} --hooks clsact"));
+    add_filter(host, "br0");
+    one.stop(Signal::SIGTERM).expect_code(0);
+    let filters = host.run(&["tc", "filter", "show", "dev", "br0", "ingress"]);
+    assert!(filters.contains("bytecode") && !filters.contains("xnat"), "the foreign filter and nothing else: {filters}");
+    assert!(!host.run(&["tc", "qdisc", "show", "dev", "eth0"]).contains("clsact"), "nobody needs this one");
 }
 
 #[test]
@@ -126,6 +155,19 @@ fn a_connection_survives_the_loss_of_the_peers_whole_table() {
     two.expect_peer(NODE1);
     tcp::expect_echo(&mut stream, 2, 50_000);
     assert_eq!(server.clients().len(), 1);
+}
+
+#[test]
+fn a_ping_reaches_the_container_again_after_the_loss_of_the_peers_whole_table() {
+    let reference = Reference::new();
+    let (_one, mut two) = xnat::start_both(&reference);
+    // One identifier, so one flow; two routers, so the answer is the container's and not the host's.
+    let again = || ping(reference.n1().ns(), "-c 1 -e 77", N2).expect_answered_by(N2).replies[0].1;
+    assert_eq!(again(), 62);
+    two.stop(Signal::SIGTERM).expect_code(0);
+    two.restart();
+    two.expect_peer(NODE1);
+    assert_eq!(again(), 62);
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub struct Cursors {
     pub hand: u64,
     /// Flows that are live.
     pub used: u64,
+    /// A number that tells this flow table from every other; user space draws it when it makes the table.
+    pub table: u64,
     /// Fills the cache line.
-    pub zero: [u64; 5],
+    pub zero: [u64; 4],
 }

@@ -7,7 +7,8 @@ use crate::Port;
 use crate::packet::proto;
 use crate::time::Ticks;
 
-/// Entries of the `HOST_PORTS` map: all ports of TCP, then all ports of UDP.
+/// Entries of the `HOST_PORTS` map: all ports of TCP, then all ports of UDP. An entry is eight bytes long because arrays
+/// that are mapped into memory have their entries at such distances; the time is in [`Ticks`].
 pub const ENTRIES: u32 = 2 << 16;
 
 /// How long a stamp counts.
@@ -30,6 +31,6 @@ pub const fn index(protocol: u8, port: Port) -> Option<u32> {
 /// Whether a port that was last stamped at `stamp` is in use at `now`. Zero is no stamp.
 #[inline(always)]
 #[must_use]
-pub const fn in_use(stamp: u32, now: Ticks) -> bool {
-    stamp != 0 && now.since(Ticks(stamp)).0 <= LIFETIME.0
+pub const fn in_use(stamp: u64, now: Ticks) -> bool {
+    stamp != 0 && now.since(Ticks(stamp as u32)).0 <= LIFETIME.0
 }

@@ -36,7 +36,7 @@ pub mod map {
     pub const INSIDES: &str = "INSIDES";
     /// `LruHashMap<FlowKey, u32>`: tuples of the kernel's own flows, with the time when they were last seen.
     pub const KERNEL_FLOWS: &str = "KERNEL_FLOWS";
-    /// `Array<u32>` by `host_port::index`: when the host was last seen to use a port; can be mapped into memory.
+    /// `Array<u64>` by `host_port::index`: when the host was last seen to use a port; can be mapped into memory.
     pub const HOST_PORTS: &str = "HOST_PORTS";
     /// `LruHashMap<FragmentKey, Fragment>`: datagrams whose first fragment has passed.
     pub const FRAGMENTS: &str = "FRAGMENTS";

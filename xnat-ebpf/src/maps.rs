@@ -36,7 +36,7 @@ pub static INSIDES: HashMap<u32, Inside, 4096> = HashMap::new();
 #[btf_map]
 pub static KERNEL_FLOWS: LruHashMap<FlowKey, u32, 65_536> = LruHashMap::new();
 #[btf_map]
-pub static HOST_PORTS: Array<u32, { host_port::ENTRIES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub static HOST_PORTS: Array<u64, { host_port::ENTRIES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
 

@@ -36,8 +36,8 @@ pub fn stamp(headers: &Headers, now: Ticks) {
     };
     // SAFETY: a value of an array; stores of the same time by several processors do no harm.
     unsafe {
-        if *stamp != now.0 {
-            *stamp = now.0;
+        if *stamp != u64::from(now.0) {
+            *stamp = u64::from(now.0);
         }
     }
 }

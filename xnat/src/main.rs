@@ -13,6 +13,7 @@ mod hooks;
 mod instance;
 mod loader;
 mod machine;
+mod mapped;
 mod maps;
 mod net;
 mod output;

@@ -2,20 +2,23 @@
 
 use std::collections::HashMap as Table;
 use std::hash::Hash;
+use std::io;
 use std::net::Ipv4Addr;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use thiserror::Error;
-use xnat_common::Addr;
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::Counter;
+use xnat_common::flow::Flow;
 use xnat_common::names::map;
 use xnat_common::subnet::{Inside, Peer, Subnet};
+use xnat_common::{Addr, Port, Ticks, host_port};
 
 use crate::cidr::Cidr;
 use crate::instance::Instance;
 use crate::loader::{Dataplane, LoadError};
+use crate::mapped::{Access, Mapped};
 use crate::table::{TableError, open_pin};
 
 /// Why a map could not be read or written.
@@ -34,6 +37,8 @@ pub(crate) struct Maps {
     insides: HashMap<MapData, u32, Inside>,
     peers: HashMap<MapData, Addr, Peer>,
     subnets: LpmTrie<MapData, Addr, Subnet>,
+    flows: MapData,
+    host_ports: MapData,
 }
 
 fn wrong(name: &'static str) -> impl Fn(MapError) -> MapsError {
@@ -62,6 +67,7 @@ impl Maps {
                 map($name)?.try_into().map_err(|error| wrong($name, error))?
             };
         }
+        let no_array = |name| wrong(name, MapError::InvalidMapType { map_type: 0 });
         Ok(Self {
             config: typed!(map::CONFIG),
             cursors: typed!(map::CURSORS),
@@ -69,6 +75,8 @@ impl Maps {
             insides: typed!(map::INSIDES),
             peers: typed!(map::PEERS),
             subnets: typed!(map::SUBNETS),
+            flows: array(map(map::FLOWS)?).ok_or_else(|| no_array(map::FLOWS))?,
+            host_ports: array(map(map::HOST_PORTS)?).ok_or_else(|| no_array(map::HOST_PORTS))?,
         })
     }
 
@@ -88,6 +96,33 @@ impl Maps {
     /// Where allocator and collector stand.
     pub(crate) fn cursors(&self) -> Result<Cursors, MapsError> {
         self.cursors.get(&0, 0).map_err(wrong(map::CURSORS))
+    }
+
+    /// The number that tells this flow table from every other. A table that has none gets `new`; nothing may be attached
+    /// yet that moves the cursors.
+    pub(crate) fn table_id(&mut self, new: u64) -> Result<u64, MapsError> {
+        let mut cursors = self.cursors()?;
+        if cursors.table == 0 {
+            cursors.table = new;
+            self.cursors.set(0, &cursors, 0).map_err(wrong(map::CURSORS))?;
+        }
+        Ok(cursors.table)
+    }
+
+    /// The flow table in memory, to be changed.
+    pub(crate) fn flows(&self) -> io::Result<Mapped<Flow>> {
+        Mapped::new(&self.flows, Access::ReadWrite)
+    }
+
+    /// Tells the dataplane that the host uses these ports, by protocol.
+    pub(crate) fn stamp_host_ports(&self, ports: impl IntoIterator<Item = (u8, u16)>, now: Ticks) -> io::Result<()> {
+        let stamps = Mapped::<u64>::new(&self.host_ports, Access::ReadWrite)?;
+        let places = ports.into_iter().filter_map(|(protocol, port)| host_port::index(protocol, Port::new(port)));
+        for stamp in places.filter_map(|index| stamps.entry(index as usize)) {
+            // SAFETY: 8 bytes, aligned; the dataplane stores there as well, and either time will do.
+            unsafe { stamp.as_ptr().write_volatile(now.0.into()) };
+        }
+        Ok(())
     }
 
     /// All counters, summed over the processors.
@@ -150,6 +185,11 @@ impl Maps {
         }
         stale.into_iter().try_for_each(|range| gone(self.subnets.remove(&key(range)))).map_err(&wrong)
     }
+}
+
+/// The map, if it is an array.
+fn array(map: Map) -> Option<MapData> {
+    if let Map::Array(map) = map { Some(map) } else { None }
 }
 
 fn key(range: Cidr) -> Key<Addr> {

@@ -1,21 +1,19 @@
 //! The flow table, mapped into memory and read without a system call a flow.
 
 use std::io;
-use std::num::NonZeroUsize;
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::ptr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use aya::maps::{Array, Map, MapData, MapError};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::unistd::{SysconfVar, sysconf};
 use thiserror::Error;
+use xnat_common::Addr;
 use xnat_common::config::{Config, Cursors};
-use xnat_common::flow::{Flow, Word};
+use xnat_common::flow::{Flow, Kind, State, Word};
 use xnat_common::names::map;
 
 use crate::instance::Instance;
+use crate::mapped::{Access, Mapped};
 
 /// How often a record that changes hands while it is read is read again.
 const ATTEMPTS: usize = 4;
@@ -36,9 +34,7 @@ pub(crate) enum TableError {
 /// The flow table of an instance.
 #[derive(Debug)]
 pub(crate) struct FlowTable {
-    base: NonNull<Flow>,
-    bytes: NonZeroUsize,
-    max: u32,
+    slots: Mapped<Flow>,
     cursors: Cursors,
     config: Config,
 }
@@ -48,18 +44,8 @@ impl FlowTable {
     pub(crate) fn open(instance: &Instance) -> Result<Self, TableError> {
         let pin = |name| open_pin(instance, name);
         let (config, cursors) = (read_one(map::CONFIG, pin)?, read_one(map::CURSORS, pin)?);
-        Self::map(&pin(map::FLOWS)?, config, cursors)
-    }
-
-    fn map(flows: &MapData, config: Config, cursors: Cursors) -> Result<Self, TableError> {
-        let max = flows.info().map_err(|error| TableError::Map { name: map::FLOWS, error })?.max_entries();
-        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| usize::try_from(size).ok());
-        let bytes = (max as usize * size_of::<Flow>()).next_multiple_of(page.unwrap_or(4096));
-        let bytes = NonZeroUsize::new(bytes).ok_or_else(|| TableError::Mmap(io::ErrorKind::InvalidInput.into()))?;
-        // SAFETY: a new mapping at an address of the kernel's choice, of a map that only grows with its owner.
-        let base = unsafe { mmap(None, bytes, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, flows.fd().as_fd(), 0) };
-        let base = base.map_err(|error| TableError::Mmap(error.into()))?.cast();
-        Ok(Self { base, bytes, max, cursors, config })
+        let slots = Mapped::new(&pin(map::FLOWS)?, Access::Read).map_err(TableError::Mmap)?;
+        Ok(Self { slots, cursors, config })
     }
 
     /// The configuration under which the flows live.
@@ -70,35 +56,45 @@ impl FlowTable {
     /// The live flows, each a whole record.
     pub(crate) fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
         // Slots beyond the fresh mark have never held a flow. Those taken from now on are not of this moment's list.
-        let used = u32::try_from(self.cursors.fresh).unwrap_or(u32::MAX).min(self.max);
-        (0..used as usize).filter_map(|index| self.read(index))
-    }
-
-    /// The record of a live slot; none when the slot is free or keeps changing hands.
-    fn read(&self, index: usize) -> Option<Flow> {
-        // SAFETY: `index` is below `max`, and the mapping holds `max` records, aligned to a page.
-        let slot = unsafe { self.base.add(index) };
-        // SAFETY: the first field of a record is its word, 8 bytes and aligned; others change it atomically only.
-        let word = unsafe { AtomicU64::from_ptr(slot.as_ptr().cast()) };
-        (0..ATTEMPTS).find_map(|_| {
-            let before = Word(word.load(Ordering::Acquire));
-            if !before.is_live() {
-                return Some(None);
-            }
-            // SAFETY: as above; every bit pattern is a record, and the word read again tells whether it is whole.
-            let flow = unsafe { ptr::read_volatile(slot.as_ptr()) };
-            fence(Ordering::Acquire);
-            let after = Word(word.load(Ordering::Relaxed));
-            (after.generation() == before.generation()).then_some(Some(flow))
-        })?
+        let used = usize::try_from(self.cursors.fresh).unwrap_or(usize::MAX).min(self.slots.len());
+        (0..used).filter_map(|index| read(&self.slots, index))
     }
 }
 
-impl Drop for FlowTable {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nothing borrowed from it outlives the table: records are copies.
-        let _ = unsafe { munmap(self.base.cast(), self.bytes.get()) };
-    }
+/// The record of a live slot; none when the slot is free or keeps changing hands.
+fn read(slots: &Mapped<Flow>, index: usize) -> Option<Flow> {
+    let slot = slots.entry(index)?;
+    // SAFETY: the first field of a record is its word, 8 bytes and aligned; others change it atomically only.
+    let word = unsafe { AtomicU64::from_ptr(slot.as_ptr().cast()) };
+    (0..ATTEMPTS).find_map(|_| {
+        let before = Word(word.load(Ordering::Acquire));
+        if !before.is_live() {
+            return Some(None);
+        }
+        // SAFETY: as above; every bit pattern is a record, and the word read again tells whether it is whole.
+        let flow = unsafe { ptr::read_volatile(slot.as_ptr()) };
+        fence(Ordering::Acquire);
+        let after = Word(word.load(Ordering::Relaxed));
+        (after.generation() == before.generation()).then_some(Some(flow))
+    })?
+}
+
+/// Makes the flows toward `peer` unconfirmed, so that the next packet of each tells the peer of it again. For when the
+/// peer has lost its flow table. Returns how many there were.
+pub(crate) fn unconfirm(slots: &Mapped<Flow>, peer: Addr) -> usize {
+    let to_peer = |flow: &Flow| flow.peer == peer && flow.kind != Kind::Inbound as u8;
+    let flows = (0..slots.len()).filter(|&index| read(slots, index).as_ref().is_some_and(to_peer));
+    let clear = |index: usize| {
+        let slot = slots.entry(index)?;
+        // SAFETY: the state is 4 bytes, aligned, and changed atomically only; if the slot has changed hands since it was
+        // read, some other flow sends one tag more than it has to.
+        let state = unsafe { AtomicU32::from_ptr(&raw mut (*slot.as_ptr()).state) };
+        state.fetch_and(!State::CONFIRMED, Ordering::AcqRel);
+        // SAFETY: one byte, of which the dataplane as well loses a race now and then.
+        unsafe { (&raw mut (*slot.as_ptr()).tagged).write_volatile(0) };
+        Some(())
+    };
+    flows.filter_map(clear).count()
 }
 
 /// Opens a pinned map.

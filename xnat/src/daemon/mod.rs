@@ -43,4 +43,6 @@ pub(crate) struct Daemon {
     link: Option<PeerLink>,
     /// Why the peer link could not be opened, which has been told.
     link_failure: Option<String>,
+    /// Why the host's ports are not known, which has been told.
+    ports_failure: Option<String>,
 }

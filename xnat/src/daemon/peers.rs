@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use xnat_common::subnet::Subnet;
 
 use super::Daemon;
@@ -14,8 +15,8 @@ use crate::peer::claims::HostRoutes;
 use crate::peer::link::PeerLink;
 use crate::peer::message::PORT;
 use crate::peer::roster::Event;
-use crate::say;
 use crate::state::note;
+use crate::{say, table};
 
 impl Daemon {
     /// Takes up what the maps of an earlier run tell about the peers.
@@ -85,6 +86,10 @@ impl Daemon {
             link.send(from, &self.roster.message_to(from, false)).await;
         }
         tell(heard.events.iter().map(|event| (from, event)));
+        if heard.forgot {
+            let flows = self.maps.flows().context("mapping the flow table into memory")?;
+            table::unconfirm(&flows, from.into());
+        }
         let settled = self.roster.settle();
         tell(settled.iter().map(|(peer, event)| (*peer, event)));
         if !heard.events.is_empty() || !settled.is_empty() {

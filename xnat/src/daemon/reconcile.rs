@@ -18,6 +18,7 @@ impl Daemon {
     /// Sets everything up for the first time; what fails is a failure.
     pub(super) async fn set_up(&mut self, earlier: &Earlier) -> anyhow::Result<()> {
         self.recall(earlier)?;
+        self.stamp_host_ports();
         self.reconcile().await?;
         self.hooks.drop_leftovers(&mut self.undo)?;
         if let Some(place) = self.failed.first() {

@@ -3,15 +3,18 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use xnat_common::host_port;
 
 use super::Daemon;
 use crate::api::Request;
+use crate::net::sockets;
 use crate::net::watch::Watch;
 use crate::peer::link::PeerLink;
-use crate::say;
+use crate::{clock, say};
 
 /// How often peers are told that this host is there.
 const GREETING: Duration = Duration::from_secs(1);
@@ -21,6 +24,8 @@ const COLLECTION: Duration = Duration::from_millis(250);
 const TURNS: u32 = 20;
 /// How many slots a run of the collector looks at.
 const SLICE: u32 = 4096;
+/// How often the dataplane is told which ports the host uses.
+const STAMPING: Duration = Duration::from_secs(host_port::STAMP_SECONDS);
 /// How often everything is looked at without a reason.
 const CHECK: Duration = Duration::from_secs(10);
 
@@ -48,7 +53,7 @@ impl Stop {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            Some(_) = async { hangup.as_mut()?.recv().await } => {}
+            Some(()) = async { hangup.as_mut()?.recv().await } => {}
         }
     }
 }
@@ -65,6 +70,7 @@ enum Wake {
     Datagram(std::io::Result<(Ipv4Addr, Vec<u8>)>),
     Greet,
     Collect,
+    Stamp,
     Check,
     Request(Request),
 }
@@ -79,6 +85,7 @@ impl Daemon {
     /// Serves until a signal comes.
     pub(crate) async fn serve(&mut self, stop: &mut Stop, watch: &mut Watch, requests: &mut mpsc::Receiver<Request>) {
         let (mut greeting, mut collection, mut check) = (every(GREETING), every(COLLECTION), every(CHECK));
+        let mut stamping = every(STAMPING);
         self.greet().await;
         loop {
             let wake = tokio::select! {
@@ -87,6 +94,7 @@ impl Daemon {
                 datagram = receive(self.link.as_ref()) => Wake::Datagram(datagram),
                 _ = greeting.tick() => Wake::Greet,
                 _ = collection.tick() => Wake::Collect,
+                _ = stamping.tick() => Wake::Stamp,
                 _ = check.tick() => Wake::Check,
                 Some(request) = requests.recv() => Wake::Request(request),
             };
@@ -104,6 +112,10 @@ impl Daemon {
                     Ok(())
                 }
                 Wake::Collect => self.collect(),
+                Wake::Stamp => {
+                    self.stamp_host_ports();
+                    Ok(())
+                }
                 Wake::Request(Request::Status(answer)) => {
                     let _ = answer.send(self.status().map_err(|error| error.to_string()));
                     Ok(())
@@ -113,6 +125,19 @@ impl Daemon {
                 say::warning(format_args!("{error:#}"));
             }
         }
+    }
+
+    /// Tells the dataplane which ports the host uses, so that no flow gets one. Without, it knows those that it has seen.
+    pub(super) fn stamp_host_ports(&mut self) {
+        let stamp = || {
+            let ports = sockets::ports(self.plan.address).context("asking which ports the host uses")?;
+            self.maps.stamp_host_ports(ports, clock::now()).context("telling which ports the host uses")
+        };
+        let failure = stamp().err().map(|error| format!("{error:#}"));
+        if let Some(text) = failure.as_ref().filter(|_| failure != self.ports_failure) {
+            say::warning(text);
+        }
+        self.ports_failure = failure;
     }
 
     /// A turn of the collector, which without flows has nothing to do.

@@ -88,6 +88,7 @@ impl Prepared {
             roster,
             link: None,
             link_failure: None,
+            ports_failure: None,
         };
         if let Err(error) = daemon.set_up(&earlier).await {
             for failure in daemon.stop().await {
@@ -137,8 +138,9 @@ fn load(settings: &Settings, plan: &Plan) -> Result<(UndoFile, bool, Loaded), Fa
     })?;
     let adopt = earlier.is_some();
     let (mut dataplane, earlier) = Dataplane::load(instance, settings.max_flows)?;
-    let maps = Maps::of(&mut dataplane)?;
-    let roster = Roster::new(&settings.peers, &settings.subnets, plan.address, boot_id()?);
+    let mut maps = Maps::of(&mut dataplane)?;
+    let boot = maps.table_id(random()?)?;
+    let roster = Roster::new(&settings.peers, &settings.subnets, plan.address, boot);
     Ok((undo, adopt, Loaded { dataplane, earlier, maps, roster }))
 }
 
@@ -152,8 +154,8 @@ fn tell_earlier(earlier: &Earlier) {
     }
 }
 
-/// A number that another run of the daemon will not have.
-fn boot_id() -> io::Result<u64> {
+/// A number that is not zero and that nobody else will draw.
+fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
     Ok(u64::from_ne_bytes(bytes).max(1))

@@ -4,6 +4,7 @@ pub(crate) mod namespace;
 pub(crate) mod qdisc;
 pub(crate) mod route;
 pub(crate) mod snapshot;
+pub(crate) mod sockets;
 pub(crate) mod sysctl;
 pub(crate) mod watch;
 

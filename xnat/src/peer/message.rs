@@ -29,7 +29,7 @@ const GOODBYE: u8 = 1;
 /// What a daemon says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
-    /// Another one each time that the daemon starts; never zero.
+    /// Another one each time that the sender's flow table starts empty; never zero.
     pub(crate) boot: u64,
     /// The boot id last heard from the receiver.
     pub(crate) heard: Option<u64>,

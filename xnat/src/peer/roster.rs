@@ -75,7 +75,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Came => write!(f, "is there and speaks xnat"),
-            Self::Restarted => write!(f, "has started anew"),
+            Self::Restarted => write!(f, "has started with an empty flow table"),
             Self::Left => write!(f, "said goodbye"),
             Self::OtherVersion(version) => {
                 write!(f, "speaks version {version} of the peer link and this host version {VERSION}; update the older")
@@ -109,6 +109,8 @@ pub(crate) struct Heard {
     pub(crate) events: Vec<Event>,
     /// The sender does not know of this daemon yet.
     pub(crate) answer: bool,
+    /// The sender may have another flow table than the one that it had: it knows none of the flows toward it.
+    pub(crate) forgot: bool,
 }
 
 impl Roster {
@@ -162,19 +164,19 @@ impl Roster {
     pub(crate) fn hear(&mut self, from: Ipv4Addr, bytes: &[u8], now: Instant) -> Heard {
         let Some(peer) = self.peers.get_mut(&from) else {
             self.strangers += 1;
-            return Heard { events: Vec::new(), answer: false };
+            return Heard { events: Vec::new(), answer: false, forgot: false };
         };
         match Message::decode(bytes) {
             Ok(message) => peer.take_in(message, self.boot, now),
             Err(MessageError::Version(version)) => {
                 let known = peer.version.replace(version) == Some(version);
                 let events = if known { Vec::new() } else { vec![Event::OtherVersion(version)] };
-                Heard { events, answer: !known }
+                Heard { events, answer: !known, forgot: false }
             }
             Err(error) => {
                 let known = peer.damage.replace(error.clone()).as_ref() == Some(&error);
                 let events = if known { Vec::new() } else { vec![Event::Damaged(error)] };
-                Heard { events, answer: false }
+                Heard { events, answer: false, forgot: false }
             }
         }
     }
@@ -217,7 +219,7 @@ impl Peer {
             }
             self.speaks = false;
             self.announced.clear();
-            return Heard { events, answer };
+            return Heard { events, answer, forgot: false };
         }
         if !self.speaks || before.is_none() {
             events.push(Event::Came);
@@ -226,7 +228,7 @@ impl Peer {
         }
         self.speaks = true;
         self.announced = message.subnets;
-        Heard { events, answer }
+        Heard { events, answer, forgot: before != Some(message.boot) }
     }
 
     fn settle(&mut self, ground: &Ground<'_>) -> Vec<Event> {

@@ -21,7 +21,7 @@ fn says(boot: u64, subnets: &[&str]) -> Message {
 }
 
 fn hear(roster: &mut Roster, from: Ipv4Addr, message: &Message, now: Instant) -> (Vec<Event>, bool) {
-    let Heard { mut events, answer } = roster.hear(from, &message.encode(), now);
+    let Heard { mut events, answer, .. } = roster.hear(from, &message.encode(), now);
     events.extend(roster.settle().into_iter().map(|(_, event)| event));
     (events, answer)
 }
@@ -48,6 +48,17 @@ fn a_peer_comes_changes_restarts_and_leaves() {
     assert_eq!(hear(&mut roster, PEER, &goodbye, now), (vec![Event::Left, Event::Owns(vec![])], false));
     assert!(!roster.peers()[&PEER].speaks && !roster.peers()[&PEER].is_alive(now));
     assert_eq!(hear(&mut roster, PEER, &says(3, &[]), now).0, [Event::Came]);
+}
+
+#[test]
+fn another_boot_id_means_another_flow_table() {
+    let mut roster = roster(&["172.29.0.17"]);
+    let mut forgot = |message: &Message| roster.hear(PEER, &message.encode(), Instant::now()).forgot;
+    assert!(forgot(&says(1, &[])), "what it had before is not known");
+    assert!(!forgot(&says(1, &["192.168.220.0/24"])));
+    assert!(forgot(&says(2, &[])));
+    assert!(!forgot(&Message { goodbye: true, ..says(2, &[]) }));
+    assert!(!forgot(&says(2, &[])), "a daemon that came back to its table");
 }
 
 #[test]
