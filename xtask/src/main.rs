@@ -1,9 +1,10 @@
-//! Everything that is done to xnat from its checkout: build, run, lint, test.
+//! Everything that is done to xnat from its checkout: build, run, show, lint, test.
 //!
 //! It builds with any recent stable cargo, installs the toolchain that xnat itself is pinned to,
 //! and hands over to that.
 
 mod build;
+mod demo;
 mod linker;
 mod lint;
 mod packages;
@@ -21,7 +22,7 @@ use crate::{toolchain::Toolchain, workspace::Workspace};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
-/// Builds, runs and tests xnat. Installs the pinned Rust toolchain and builds bpf-linker when they
+/// Builds, runs, shows and tests xnat. Installs the pinned Rust toolchain and builds bpf-linker when they
 /// are missing.
 struct Cli {
     #[command(subcommand)]
@@ -38,6 +39,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Build, then show what xnat does between two hosts in network namespaces of this machine; as root
+    Demo(demo::Options),
     /// Run the pinned toolchain's cargo with all that xnat's build needs in its environment
     #[command(disable_help_flag = true)]
     Cargo {
@@ -63,9 +66,16 @@ fn main() -> ExitCode {
 
 fn execute(Cli { command }: Cli) -> Result<()> {
     let workspace = Workspace::locate()?;
-    // What the tests cannot do without is found missing before minutes go into a build.
-    if let Command::Test(options) = &command {
-        options.prepare()?;
+    // What tests and demo cannot do without is found missing before minutes go into a build.
+    match &command {
+        Command::Test(options) => options.prepare()?,
+        Command::Demo(options) => {
+            options.prepare()?;
+            if options.remove {
+                return demo::remove();
+            }
+        }
+        _ => {}
     }
     let toolchain = Toolchain::ensure(workspace)?;
     match command {
@@ -75,6 +85,7 @@ fn execute(Cli { command }: Cli) -> Result<()> {
             Ok(())
         }
         Command::Run { args } => build::run(&toolchain, &args),
+        Command::Demo(options) => options.run(&toolchain),
         Command::Cargo { args } => process::replace(toolchain.cargo_for(&args)),
         Command::Lint => lint::lint(&toolchain),
         Command::Test(options) => options.run(&toolchain),

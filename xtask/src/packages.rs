@@ -1,4 +1,4 @@
-//! The Debian packages that the tests need.
+//! The Debian packages that the tests and the demo need.
 
 use std::{
     collections::BTreeSet,
@@ -15,19 +15,21 @@ use crate::{
     workspace::{find_program, is_root},
 };
 
-/// One thing that the tests need.
-struct Need {
+/// One thing that is needed besides what xtask builds.
+pub(crate) struct Need {
     /// The packages that provide it, the one to install first.
     packages: &'static [&'static str],
     /// What to look for on a system without dpkg.
     program: &'static str,
 }
 
-const fn need(packages: &'static [&'static str], program: &'static str) -> Need {
+/// A need that any of these packages meets.
+pub(crate) const fn need(packages: &'static [&'static str], program: &'static str) -> Need {
     Need { packages, program }
 }
 
-const NEEDS: &[Need] = &[
+/// What the tests need.
+pub(crate) const TESTS: &[Need] = &[
     need(&["bash"], "bash"),
     // On Ubuntu it comes with the kernel's tools.
     need(&["bpftool", "linux-tools-common"], "bpftool"),
@@ -51,20 +53,20 @@ const NEEDS: &[Need] = &[
     need(&["traceroute"], "traceroute"),
 ];
 
-/// Makes sure of them all: installs what is missing, or says how to.
-pub(crate) fn ensure() -> Result<()> {
+/// Makes sure of all that `who` (such as "the tests") needs: installs what is missing, or says how to.
+pub(crate) fn ensure(who: &str, needs: &[Need]) -> Result<()> {
     if find_program("dpkg-query").is_none() {
-        return ensure_programs();
+        return ensure_programs(who, needs);
     }
-    let installed = installed()?;
-    let missing = missing(&installed);
+    let installed = installed(needs)?;
+    let missing = missing(needs, &installed);
     if missing.is_empty() {
         return Ok(());
     }
     if !is_root() {
         let names: Vec<_> = missing.iter().map(|need| need.packages[0]).collect();
         bail!(
-            "packages that the tests need are missing; run: sudo apt-get install \
+            "packages that {who} cannot do without are missing; run: sudo apt-get install \
              --no-install-recommends {}",
             names.join(" ")
         );
@@ -73,12 +75,12 @@ pub(crate) fn ensure() -> Result<()> {
 }
 
 /// Elsewhere than on Debian, programs are looked for, and installing them is left to the user.
-fn ensure_programs() -> Result<()> {
+fn ensure_programs(who: &str, needs: &[Need]) -> Result<()> {
     let missing: Vec<_> =
-        NEEDS.iter().map(|need| need.program).filter(|program| find_program(program).is_none()).collect();
+        needs.iter().map(|need| need.program).filter(|program| find_program(program).is_none()).collect();
     if !missing.is_empty() {
         bail!(
-            "programs that the tests need are missing: {}; install them with your system's \
+            "programs that {who} cannot do without are missing: {}; install them with your system's \
              package manager",
             missing.join(" ")
         );
@@ -87,11 +89,11 @@ fn ensure_programs() -> Result<()> {
 }
 
 /// Which of the packages are installed.
-fn installed() -> Result<BTreeSet<String>> {
+fn installed(needs: &[Need]) -> Result<BTreeSet<String>> {
     let output = Command::new("dpkg-query")
         .arg("--show")
         .arg("--showformat=${db:Status-Status} ${Package}\n")
-        .args(NEEDS.iter().flat_map(|need| need.packages))
+        .args(needs.iter().flat_map(|need| need.packages))
         .output()
         .context("cannot start dpkg-query")?;
     // It fails whenever it does not know one of them, and still lists the others.
@@ -102,8 +104,8 @@ fn parse_installed(listing: &str) -> BTreeSet<String> {
     listing.lines().filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect()
 }
 
-fn missing(installed: &BTreeSet<String>) -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| !need.packages.iter().any(|name| installed.contains(*name))).collect()
+fn missing<'a>(needs: &'a [Need], installed: &BTreeSet<String>) -> Vec<&'a Need> {
+    needs.iter().filter(|need| !need.packages.iter().any(|name| installed.contains(*name))).collect()
 }
 
 fn install(missing: &[&Need]) -> Result<()> {
@@ -210,7 +212,7 @@ mod tests {
     }
 
     fn all_but(absent: &[&str]) -> BTreeSet<String> {
-        NEEDS.iter().map(|need| need.packages[0]).filter(|name| !absent.contains(name)).map(str::to_owned).collect()
+        TESTS.iter().map(|need| need.packages[0]).filter(|name| !absent.contains(name)).map(str::to_owned).collect()
     }
 
     #[test]
@@ -221,17 +223,17 @@ mod tests {
 
     #[test]
     fn the_difference_is_what_is_missing() {
-        assert!(missing(&all_but(&[])).is_empty());
-        let missing = missing(&all_but(&["socat", "curl"]));
+        assert!(missing(TESTS, &all_but(&[])).is_empty());
+        let missing = missing(TESTS, &all_but(&["socat", "curl"]));
         assert_eq!(names(&missing), ["curl", "socat"]);
     }
 
     #[test]
     fn another_docker_serves_as_well() {
         let mut installed = all_but(&["docker.io"]);
-        assert_eq!(names(&missing(&installed)), ["docker.io"]);
+        assert_eq!(names(&missing(TESTS, &installed)), ["docker.io"]);
         installed.insert("docker-ce".to_owned());
-        assert!(missing(&installed).is_empty());
+        assert!(missing(TESTS, &installed).is_empty());
     }
 
     #[test]
@@ -241,7 +243,7 @@ mod tests {
         let available = parse_available(policy);
         assert_eq!(available, BTreeSet::from(["linux-tools-common"]));
 
-        let missing = missing(&all_but(&["bpftool", "socat"]));
+        let missing = missing(TESTS, &all_but(&["bpftool", "socat"]));
         assert_eq!(choose(&missing, &available), ["linux-tools-common", "socat"]);
     }
 

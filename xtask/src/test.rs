@@ -95,7 +95,7 @@ impl Options {
                  that do not"
             );
         }
-        packages::ensure()
+        packages::ensure("the tests", packages::TESTS)
     }
 
     /// Builds and tests; goes on after a failure and names all that failed at the end.
@@ -141,7 +141,11 @@ impl Options {
 
     fn host_step(&self, toolchain: &Toolchain, program: &str, binary: &Path) -> Command {
         let mut cargo = toolchain.cargo_step(["test", "--package=xnat-tests", "--test", program]);
-        cargo.env("XNAT_BIN", binary).arg("--").args(self.libtest(Some(self.test_threads)));
+        cargo
+            .env("XNAT_BIN", binary)
+            .env("XNAT_OBJECT", toolchain.workspace.ebpf_object())
+            .arg("--")
+            .args(self.libtest(Some(self.test_threads)));
         cargo
     }
 

@@ -52,6 +52,12 @@ impl Workspace {
     pub(crate) fn ebpf_target(&self) -> PathBuf {
         self.target.join("ebpf")
     }
+
+    /// The dataplane's object file, as xnat's build script leaves it there.
+    pub(crate) fn ebpf_object(&self) -> PathBuf {
+        let triple = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
+        self.ebpf_target().join(triple).join("ebpf/xnat")
+    }
 }
 
 /// Whether this process may do what only root may.
