@@ -183,6 +183,18 @@ fn a_peer_may_appear_later() {
 }
 
 #[test]
+fn a_flow_that_began_before_its_peer_was_known_goes_to_the_peer_then() {
+    let reference = Reference::new();
+    let one = Xnat::start(reference.node1.host.ns(), &format!("--peer {NODE2} --subnet {SUBNET1}"));
+    // One identifier, so one flow, which leaves by the default route at first.
+    ping(reference.n1().ns(), "-c 1 -e 78", N2);
+    assert_eq!(one.flows("").iter().map(|flow| flow.kind.as_str()).collect::<Vec<_>>(), ["outside"]);
+    let _two = Xnat::start(reference.node2.host.ns(), &format!("--peer {NODE1} --subnet {SUBNET2}"));
+    one.expect_peer(NODE2);
+    assert_eq!(ping(reference.n1().ns(), "-c 1 -e 78", N2).expect_answered_by(N2).replies[0].1, 62);
+}
+
+#[test]
 fn a_peer_that_goes_is_noticed_and_one_that_returns_is_met_again() {
     let reference = Reference::new();
     let (one, mut two) = xnat::start_both(&reference);

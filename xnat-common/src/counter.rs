@@ -77,8 +77,9 @@ counters! {
     28 FragmentUnknown "fragment_unknown" Drop "fragments whose first fragment has not been seen";
     29 RewriteFailed "rewrite_failed" Drop "packets that the kernel did not let the dataplane change";
     30 ConflictHeld "conflict_held" Drop "packets held back while a conflict was being resolved";
-    31 FlowReleased "flow_released" Event "flows given back to the kernel, whose own NAT turned out to own them";
+    31 FlowReleased "flow_released" Event "flows ended because they turned out to be the kernel's own NAT's, or to lead to a peer";
     32 IcmpErrorUntranslatable "icmp_error_untranslatable" Drop "ICMP errors about a known flow whose embedded packet could not be translated";
+    33 FlowsCrossed "flows_crossed" Event "flows that a peer has opened from its end as well, made one";
 }
 
 /// Room in the `COUNTERS` map, so that new counters do not change its layout.

@@ -247,8 +247,14 @@ impl State {
     pub const FIN_REPLY: u32 = 1 << 11;
     /// The flow carries a conversation (as conntrack's ASSURED): answered UDP, established TCP.
     pub const ASSURED: u32 = 1 << 12;
-    /// The peer announced the flow ahead of its first packet, which has not come yet.
+    /// The peer announced the flow ahead of its first packet, which has not come yet. On a flow of this host's own: the
+    /// peer announced one that crosses it.
     pub const ANNOUNCED: u32 = 1 << 13;
+    /// The peer has opened the same conversation from its end, on the mirrored wire tuple. Neither end tags it.
+    pub const CROSSED: u32 = 1 << 14;
+
+    /// User space wants the flow ended; the collector does it when it comes by, however busy the flow is.
+    pub const DOOMED: u32 = 1 << 15;
 
     /// The TCP state; meaningless for other protocols.
     #[inline(always)]

@@ -29,7 +29,8 @@ pub enum Kind {
     Announce = 1,
     /// The receiver does not know the flow of the packet whose header this is.
     UnknownFlow = 2,
-    /// The wire tuple is taken at the receiver by a flow of its own.
+    /// The wire tuple is taken at the receiver by a flow of its own, which only the container in the tag may share: it is
+    /// the flow's other end, and the opening was for the flow's own container. None may if it was for another.
     Conflict = 3,
 }
 

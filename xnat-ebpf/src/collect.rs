@@ -8,7 +8,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::flow::Word;
+use xnat_common::flow::{State, Word};
 use xnat_common::{Direction, FlowRef, Ticks};
 
 use crate::atomic;
@@ -62,8 +62,15 @@ extern "C" fn xnat_visit(index: u32, now: u32) -> u32 {
     }
     let reference = FlowRef::new(index, word.generation(), Direction::Original);
     let found = Found { flow, reference };
-    let idle = config.timeouts.idle(found.flow().proto, found.state());
-    if Ticks(now).since(word.last_seen()).0 >= idle.0 && end_if(&found, word) {
+    let state = found.state();
+    if state.has(State::DOOMED) {
+        // Packets may stamp the flow between the look and the end of it, but only once a tick.
+        if end(&found) || end(&found) {
+            maps::count(Counter::FlowReleased);
+        }
+    } else if Ticks(now).since(word.last_seen()).0 >= config.timeouts.idle(found.flow().proto, state).0
+        && end_if(&found, word)
+    {
         maps::count(Counter::FlowsExpired);
     }
     0

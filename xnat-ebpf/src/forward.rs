@@ -1,6 +1,8 @@
 //! Last step: send the packet on, or leave it to the kernel.
 
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup};
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use xnat_common::Addr;
 use xnat_common::config::Config;
@@ -14,6 +16,8 @@ use crate::verdict::{Step, Verdict};
 /// Length of the parameters of the route look-up in bytes.
 #[expect(clippy::cast_possible_wrap, reason = "64 bytes")]
 const PARAMETERS_LEN: i32 = size_of::<FibLookup>() as i32;
+/// 224.0.0.0: from here on no address is one host's.
+const FIRST_MULTICAST: u32 = 224 << 24;
 /// `AF_INET`.
 const FAMILY_IPV4: u8 = 2;
 
@@ -97,6 +101,10 @@ pub fn to_inside(skb: Skb, inside: u32) -> Verdict {
 /// addresses, multicast and broadcast do not.
 #[inline(always)]
 pub fn leads_to_uplink(skb: Skb, config: &Config, headers: &Headers, inside: u32, dst: Addr) -> bool {
+    // The look-up takes every destination for a unicast one, and finds the default route.
+    if dst.to_host() >= FIRST_MULTICAST {
+        return false;
+    }
     // SAFETY: a plain C structure for which all zeroes are valid.
     let mut parameters: FibLookup = unsafe { core::mem::zeroed() };
     parameters.family = FAMILY_IPV4;
@@ -108,6 +116,8 @@ pub fn leads_to_uplink(skb: Skb, config: &Config, headers: &Headers, inside: u32
     parameters.__bindgen_anon_4.ipv4_dst = dst.0;
     // SAFETY: the structure is as long as said.
     let result = unsafe { bpf_fib_lookup(skb.raw().cast(), &raw mut parameters, PARAMETERS_LEN, 0) };
-    let routed = result == i64::from(BPF_FIB_LKUP_RET_SUCCESS) || result == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
+    // Whether a packet is too long for the route is not asked here.
+    let found = [BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_FRAG_NEEDED];
+    let routed = found.iter().any(|code| result == i64::from(*code));
     routed && parameters.ifindex == config.uplink
 }

@@ -13,7 +13,7 @@ use xnat_common::{Addr, Direction, FlowKey, Port, Side, Tuple};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
-use crate::parse::transport_offset;
+use crate::parse::{IP, transport_offset};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{maps, message, receive, rewrite};
@@ -33,6 +33,19 @@ struct Embedded {
     ip: usize,
     /// Where its transport header begins.
     transport: usize,
+    /// Where the error ends; behind that is Ethernet's padding.
+    end: usize,
+}
+
+impl Embedded {
+    /// Copies a `T` out of the error, if it is there.
+    #[inline(always)]
+    fn load<T: bytemuck::Pod>(&self, skb: Skb, offset: usize) -> Option<T> {
+        if offset + size_of::<T>() > self.end {
+            return None;
+        }
+        skb.load(offset)
+    }
 }
 
 /// An error from a container or a router inside, or of the host's own making: toward the wire.
@@ -117,30 +130,26 @@ fn unclaimed(skb: Skb, config: &Config, headers: &Headers, embedded: &Embedded, 
 #[inline(always)]
 fn embedded(skb: Skb, headers: &Headers) -> Step<Embedded> {
     let ip = transport_offset(headers) + icmp_header::LEN;
-    let header: [u16; ipv4::LEN / 2] = skb.load(ip).ok_or(Verdict::PASS)?;
+    let end = IP + usize::from(headers.total_len);
+    let mut embedded = Embedded { tuple: Tuple::default(), proto: 0, kind: 0, ip, transport: 0, end };
+    let header: [u16; ipv4::LEN / 2] = embedded.load(skb, ip).ok_or(Verdict::PASS)?;
     let [first, _, _, fragment, ttl_proto, _, src0, src1, dst0, dst1] = header;
     let version = first.to_ne_bytes()[0];
     let ip_len = usize::from(version & 0xf) << 2;
     if version >> 4 != 4 || ip_len < ipv4::LEN || u16::from_be(fragment) & ipv4::OFFSET != 0 {
         return Err(Verdict::PASS);
     }
-    let protocol = ttl_proto.to_ne_bytes()[1];
-    let transport = ip + ip_len;
-    let mut embedded = Embedded {
-        tuple: Tuple { src: address(src0, src1), dst: address(dst0, dst1), ..Tuple::default() },
-        proto: protocol,
-        kind: 0,
-        ip,
-        transport,
-    };
-    match protocol {
+    embedded.tuple = Tuple { src: address(src0, src1), dst: address(dst0, dst1), ..Tuple::default() };
+    embedded.proto = ttl_proto.to_ne_bytes()[1];
+    embedded.transport = ip + ip_len;
+    match embedded.proto {
         proto::TCP | proto::UDP | proto::SCTP => {
-            let [sport, dport]: [Port; 2] = skb.load(transport).ok_or(Verdict::PASS)?;
+            let [sport, dport]: [Port; 2] = embedded.load(skb, embedded.transport).ok_or(Verdict::PASS)?;
             embedded.tuple.sport = sport;
             embedded.tuple.dport = dport;
         }
         proto::ICMP => {
-            let [kind_code, _, id, _]: [u16; 4] = skb.load(transport).ok_or(Verdict::PASS)?;
+            let [kind_code, _, id, _]: [u16; 4] = embedded.load(skb, embedded.transport).ok_or(Verdict::PASS)?;
             embedded.kind = kind_code.to_ne_bytes()[0];
             match Icmp::of(embedded.kind) {
                 Icmp::Query => embedded.tuple.sport = Port(id),
@@ -202,7 +211,7 @@ fn transport(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u
     };
     let at = embedded.transport + field.offset;
     // RFC 792 promises eight octets of the transport header; TCP's checksum lies beyond.
-    let old: u16 = match skb.load(at) {
+    let old: u16 = match embedded.load(skb, at) {
         Some(0) if field.optional => return Ok(delta),
         Some(old) => old,
         None if field.offset == tcp_header::CHECKSUM => return Ok(delta),

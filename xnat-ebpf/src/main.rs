@@ -32,6 +32,11 @@ mod tag;
 mod translate;
 mod verdict;
 
+/// The kernel lends some helpers, `bpf_fib_lookup` among them, only to programs that are licensed under the GPL as well.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,7 +1,7 @@
 //! First step: read the headers.
 
 use xnat_common::counter::Counter;
-use xnat_common::packet::{Headers, Icmp, ethernet, icmp_header, ipv4, proto, tcp_header};
+use xnat_common::packet::{Headers, Icmp, ethernet, icmp_header, ipv4, proto, tcp_header, udp_header};
 use xnat_common::{Addr, Port, Tuple};
 
 use crate::skb::Skb;
@@ -15,6 +15,9 @@ const HEADERS_MAX: u32 = (IP + ipv4::LEN_MAX + tcp_header::LEN) as u32;
 /// Reads the headers of an IPv4 packet; anything else passes, and so does what the kernel's own checks will drop.
 #[inline(always)]
 pub fn headers(skb: Skb) -> Step<Headers> {
+    if skb.has_vlan() {
+        return Err(Verdict::PASS);
+    }
     if skb.at::<[u8; IP + ipv4::LEN + tcp_header::LEN]>(0).is_none() {
         skb.pull(HEADERS_MAX);
     }
@@ -40,7 +43,8 @@ pub fn headers(skb: Skb) -> Step<Headers> {
         )
     };
     let ip_len = (version & 0xf) << 2;
-    if version >> 4 != 4 || usize::from(ip_len) < ipv4::LEN || total_len < u16::from(ip_len) {
+    let too_long = IP as u32 + u32::from(total_len) > skb.len();
+    if version >> 4 != 4 || usize::from(ip_len) < ipv4::LEN || total_len < u16::from(ip_len) || too_long {
         return Err(Verdict::PASS);
     }
     let mut headers = Headers {
@@ -62,23 +66,19 @@ pub fn headers(skb: Skb) -> Step<Headers> {
 /// Reads ports, TCP flags and ICMP type.
 #[inline(always)]
 fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {
-    // What is too short here is dropped: the kernel would forward it, untranslated.
-    let short = Verdict::drop(Counter::Malformed);
-    let start = transport_offset(headers);
     match headers.proto {
         proto::TCP => {
-            let tcp: *const [u8; tcp_header::LEN] = skb.at(start).ok_or(short)?;
+            let tcp = transport_header::<{ tcp_header::LEN }>(skb, headers)?;
             ports(tcp.cast(), headers);
             // SAFETY: the whole header is in bounds.
-            headers.flags = unsafe { *tcp.cast::<u8>().add(tcp_header::FLAGS) };
+            headers.flags = unsafe { *tcp.add(tcp_header::FLAGS) };
         }
         proto::UDP | proto::SCTP => {
-            let udp: *const [u8; 8] = skb.at(start).ok_or(short)?;
+            let udp = transport_header::<{ udp_header::LEN }>(skb, headers)?;
             ports(udp.cast(), headers);
         }
         proto::ICMP => {
-            let icmp: *const [u8; icmp_header::LEN] = skb.at(start).ok_or(short)?;
-            let icmp = icmp.cast::<u8>();
+            let icmp = transport_header::<{ icmp_header::LEN }>(skb, headers)?;
             // SAFETY: the whole header is in bounds.
             let (kind, id) = unsafe { (*icmp, Port(*icmp.add(icmp_header::ID).cast::<u16>())) };
             headers.flags = kind;
@@ -92,6 +92,25 @@ fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {
     }
     Ok(())
 }
+
+/// The transport header, if the packet has all of its `LEN` octets. One that has not is dropped: the kernel would forward
+/// it, untranslated.
+#[inline(always)]
+fn transport_header<const LEN: usize>(skb: Skb, headers: &Headers) -> Step<*const u8> {
+    let start = transport_offset(headers);
+    // Behind options it may lie further out than what was looked for at first.
+    if skb.at::<[u8; LEN]>(start).is_none() {
+        skb.pull(HEADERS_MAX);
+    }
+    let header: *const [u8; LEN] = skb.at(start).ok_or(SHORT)?;
+    // What lies behind the packet's end is Ethernet's padding.
+    if usize::from(headers.total_len) < usize::from(headers.ip_len) + LEN {
+        return Err(SHORT);
+    }
+    Ok(header.cast())
+}
+
+const SHORT: Verdict = Verdict::drop(Counter::Malformed);
 
 #[inline(always)]
 fn ports(transport: *const u16, headers: &mut Headers) {

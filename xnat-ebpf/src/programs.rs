@@ -28,11 +28,11 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
     // SAFETY: user space replaces values in place, and these are read once.
     let inside = unsafe { INSIDES.get(&skb.ifindex()) }.ok_or(Verdict::PASS)?;
-    let headers = parse::headers(skb)?;
     // Frames to other MAC addresses stay within the network.
     if parse::destination_mac(skb) != Some(inside.mac) {
         return Err(Verdict::PASS);
     }
+    let headers = parse::headers(skb)?;
     if headers.ip_len > 20 && options::carry_tag(skb, &headers) {
         return Err(Verdict::drop(Counter::InsideTag));
     }
@@ -101,6 +101,7 @@ fn from_wire(skb: Skb) -> Step<Verdict> {
     }
     match find(&headers, Side::Wire, now) {
         Some(found) if receive::is_for_host(&headers, &found) => Ok(Verdict::PASS),
+        Some(found) if receive::is_of_crossing(&found) => Err(Verdict::drop(Counter::ConflictHeld)),
         Some(found) => translate::inward(skb, &headers, &found, now),
         None => receive::stray(skb, config, &headers, now),
     }
@@ -166,7 +167,7 @@ fn kernel_routed(skb: Skb, config: &Config, headers: &Headers) -> Step<Verdict> 
 #[inline(always)]
 fn leave_alone(skb: Skb, headers: &Headers, now: Ticks) {
     if skb.has_socket() {
-        socket::stamp(headers, now);
+        socket::stamp(skb, headers, now);
     } else {
         // Forwarded, and translated by the kernel: the answers are the kernel's as well.
         kernel_flow::remember(headers, Side::Wire, now);

@@ -14,7 +14,10 @@ use crate::parse::IP;
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
 use crate::verdict::{Step, Verdict};
-use crate::{account, collect, kernel_flow, message, open, port, tag as tags, translate};
+use crate::{account, collect, fragment, kernel_flow, message, open, port, tag as tags, translate};
+
+/// How long after a tag a conflict may be its answer.
+const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
 
 /// A packet on the uplink that carries options: acts on its tag, if it has one.
 #[inline(always)]
@@ -30,6 +33,10 @@ pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> 
     if PEERS.get_ptr(&headers.tuple.src).is_none() {
         return Err(Verdict::drop(Counter::TagStranger));
     }
+    // Errors open nothing, and the packet inside would not be translated.
+    if usize::from(headers.ip_len) < ipv4::LEN + tag::LEN || headers.is_icmp_error() {
+        return Err(Verdict::drop(Counter::TagMalformed));
+    }
     let tag = match Tag::decode(option) {
         Ok(tag) => tag,
         Err(TagError::Version) => return Err(Verdict::drop(Counter::TagVersion)),
@@ -38,7 +45,7 @@ pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> 
     match tag.kind {
         tag::Kind::Open | tag::Kind::Announce => Err(opening(skb, config, headers, tag, option, now)?),
         tag::Kind::UnknownFlow => Err(unknown_flow(headers)),
-        tag::Kind::Conflict => Err(conflict(skb, headers, now)),
+        tag::Kind::Conflict => Err(conflict(skb, headers, tag.destination, now)),
     }
 }
 
@@ -58,14 +65,15 @@ fn opening(
     };
     let announced = tag.kind == tag::Kind::Announce;
     count(if announced { Counter::AnnouncesReceived } else { Counter::TagsReceived });
-    let found = match existing(headers, tag.destination) {
-        Existing::Same(found) => found,
-        Existing::Crossing => {
-            count(Counter::ConflictSent);
-            let tag = Tag { kind: tag::Kind::Conflict, ..tag };
-            return message::send_back(skb, config, headers, tag);
+    let found = if headers.is_later_fragment() {
+        // A router on the way has cut the packet, and the copy bit has put the tag on every piece.
+        fragment::find(headers, Side::Wire, now).ok_or(Verdict::drop(Counter::FragmentUnknown))?
+    } else {
+        match existing(headers, tag.destination) {
+            Existing::Theirs(found) => found,
+            Existing::Ours(found) => return crossing(skb, config, headers, tag, &found),
+            Existing::None => open::from_peer(skb, config, headers, tag.destination, inside, now)?,
         }
-        Existing::None => open::from_peer(skb, config, headers, tag.destination, inside, now)?,
     };
     if announced {
         account::mark(&found, State::ANNOUNCED, 0);
@@ -77,10 +85,10 @@ fn opening(
 
 /// What this host already knows under the wire tuple of an opening.
 enum Existing {
-    /// The very flow: opened by the peer before, or by both at once.
-    Same(Found),
-    /// A flow of this host's own to somewhere else.
-    Crossing,
+    /// The very flow, opened by the peer before.
+    Theirs(Found),
+    /// A flow that was opened here.
+    Ours(Found),
     /// Nothing, or something that has given way.
     None,
 }
@@ -91,20 +99,43 @@ fn existing(headers: &Headers, container: Addr) -> Existing {
     let Some(found) = lookup::find(&key) else {
         return Existing::None;
     };
-    let flow = found.flow();
-    if found.direction() == Direction::Reply {
-        // Opened here. The conversation is the same if it has the same container and port at this end.
-        let same = flow.original.src == container && flow.original.sport == headers.tuple.dport;
-        return if same { Existing::Same(found) } else { Existing::Crossing };
+    let ours = found.direction() == Direction::Reply;
+    if ours && !(headers.proto == proto::TCP && found.state().tcp().is_over()) {
+        return Existing::Ours(found);
     }
-    if flow.reply.src == container {
-        return Existing::Same(found);
+    if !ours && found.flow().reply.src == container {
+        return Existing::Theirs(found);
     }
-    // The peer is the master of its ports: the flow that had this one is over.
+    // A connection of ours that has closed; or else the peer, the master of its ports, has done with the flow.
     if collect::end(&found) {
         count(Counter::FlowsReplaced);
     }
     Existing::None
+}
+
+/// A peer opens a flow on the mirrored wire tuple of one of ours. They are one conversation if they have the same two
+/// containers, and each host knows one half of that. So the opening is not delivered, and the peer is told which of its
+/// containers may have it: that one repeats it untagged, as a packet of our flow; any other moves to another port.
+#[inline(always)]
+fn crossing(skb: Skb, config: &Config, headers: &Headers, tag: Tag, found: &Found) -> Step<Verdict> {
+    count(Counter::ConflictSent);
+    if tag.kind == tag::Kind::Announce {
+        account::mark(found, State::ANNOUNCED, 0);
+    }
+    let flow = found.flow();
+    let same_here = flow.original.src == tag.destination && flow.original.sport == headers.tuple.dport;
+    let destination = if same_here { flow.original.dst } else { Addr::UNSPECIFIED };
+    message::send_back(skb, config, headers, Tag { kind: tag::Kind::Conflict, destination })
+}
+
+/// Whether a packet is the one that was announced for a flow that crosses ours: its announcement was not accepted.
+#[inline(always)]
+pub fn is_of_crossing(found: &Found) -> bool {
+    let held = found.direction() == Direction::Reply && found.state().has(State::ANNOUNCED);
+    if held {
+        account::mark(found, 0, State::ANNOUNCED);
+    }
+    held
 }
 
 /// A peer does not know a flow of ours: the next packet tells it again.
@@ -119,13 +150,22 @@ fn unknown_flow(headers: &Headers) -> Verdict {
     Verdict::CONSUMED
 }
 
-/// A peer has a flow of its own on our flow's wire tuple: ours moves, unless it has been answered already.
+/// A peer has a flow of its own on our flow's wire tuple, which only `container` may share: any other's moves.
 #[inline(always)]
-fn conflict(skb: Skb, headers: &Headers, now: Ticks) -> Verdict {
-    if let Some(found) = own_flow_to_peer(headers)
-        && !found.state().replied()
-        && port::change(skb, &found, now)
-    {
+fn conflict(skb: Skb, headers: &Headers, container: Addr, now: Ticks) -> Verdict {
+    let Some(found) = own_flow_to_peer(headers) else {
+        return Verdict::CONSUMED;
+    };
+    let flow = found.flow();
+    if flow.original.src == container && flow.original.sport == flow.reply.dport {
+        account::mark(&found, State::CONFIRMED | State::CROSSED, 0);
+        count(Counter::FlowsCrossed);
+        return Verdict::CONSUMED;
+    }
+    // What looked like an answer may have been a packet of the peer's flow; a connection that is established is none.
+    let established = headers.proto == proto::TCP && found.state().has(State::ASSURED);
+    let just_tagged = now.since(Ticks(flow.tag_time)).0 <= CONFLICT_LIFETIME.0;
+    if !established && just_tagged && port::change(skb, &found, now) {
         // SAFETY: a field of a map value; a lost race repeats a tag.
         unsafe { (*found.flow).tagged = 0 };
         count(Counter::ConflictReceived);

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_sk_fullsock, bpf_skb_adjust_room,
     bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
@@ -74,11 +74,33 @@ impl Skb {
         unsafe { (*self.0).gso_size }
     }
 
-    /// Whether the packet comes from a socket of this host.
+    /// Whether the frame is of another VLAN. The kernel has taken the VLAN's tag off the packet and keeps it beside.
+    #[inline(always)]
+    pub fn has_vlan(self) -> bool {
+        // SAFETY: see len.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    /// Whether the packet comes from this host itself.
     #[inline(always)]
     pub fn has_socket(self) -> bool {
         // SAFETY: see len; only the null check is made.
         unsafe { !(*self.0).__bindgen_anon_2.sk.is_null() }
+    }
+
+    /// The port, in host order, of the socket that has sent the packet. What the kernel sends by itself, such as resets,
+    /// comes from sockets without one; zero then.
+    #[inline(always)]
+    pub fn socket_port(self) -> u32 {
+        // SAFETY: see len; both pointers are checked before they are used.
+        unsafe {
+            let socket = (*self.0).__bindgen_anon_2.sk;
+            if socket.is_null() {
+                return 0;
+            }
+            let socket = bpf_sk_fullsock(socket);
+            if socket.is_null() { 0 } else { (*socket).src_port }
+        }
     }
 
     /// A pointer to a `T` at `offset` from the Ethernet header, if the linear part of the packet holds one.

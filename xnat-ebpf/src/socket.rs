@@ -26,8 +26,8 @@ pub enum Rival {
 
 /// Stamps the port from which the host has just sent a packet.
 #[inline(always)]
-pub fn stamp(headers: &Headers, now: Ticks) {
-    if headers.is_later_fragment() {
+pub fn stamp(skb: Skb, headers: &Headers, now: Ticks) {
+    if skb.socket_port() != u32::from(headers.tuple.sport.number()) {
         return;
     }
     let Some(stamp) = host_port::index(headers.proto, headers.tuple.sport).and_then(|at| HOST_PORTS.get_ptr_mut(at))

@@ -3,10 +3,10 @@
 use xnat_common::checksum;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::flow::Kind;
-use xnat_common::packet::{Headers, ipv4};
+use xnat_common::flow::{Kind, State};
+use xnat_common::packet::{Headers, ipv4, proto};
 use xnat_common::tag::{self, Tag};
-use xnat_common::{Addr, Direction, Ticks};
+use xnat_common::{Addr, Direction, Ticks, tcp};
 
 use crate::lookup::Found;
 use crate::maps::{self, count};
@@ -33,7 +33,10 @@ pub fn plan(skb: Skb, config: &Config, headers: &Headers, found: &Found, now: Ti
     if !to_peer || found.direction() != Direction::Original || headers.is_later_fragment() {
         return Plan::Nothing;
     }
-    if !tag::is_due(flow, now) || maps::speaking_peer(flow.peer).is_none() {
+    // A SYN without a tag is for the peer's host itself, so one that is repeated carries the tag again, whatever has been
+    // seen in between.
+    let opens = headers.proto == proto::TCP && tcp::opens(headers.flags) && !found.state().has(State::CROSSED);
+    if !opens && !tag::is_due(flow, now) || maps::speaking_peer(flow.peer).is_none() {
         return Plan::Nothing;
     }
     if tag::fits(headers, skb.gso_size() != 0, config.uplink_mtu) { Plan::Attach } else { Plan::Announce }
@@ -75,6 +78,9 @@ pub fn insert(skb: Skb, tag: Tag) -> Step<()> {
 /// Takes away the first option, which is a tag.
 #[inline(always)]
 pub fn strip(skb: Skb, headers: &mut Headers, option: [u8; tag::LEN]) -> Step<()> {
+    // The kernel takes what goes off the network card's sum (`CHECKSUM_COMPLETE`), although the header around it sums up
+    // to the same as before. So what goes is made nothing first.
+    skb.store(IP + ipv4::LEN, [0_u8; tag::LEN])?;
     skb.shrink(tag::LEN as u8)?;
     headers.ip_len -= tag::LEN as u8;
     headers.total_len -= tag::LEN as u16;

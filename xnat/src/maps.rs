@@ -176,14 +176,15 @@ impl Maps {
         self.subnets.iter().map(read).collect::<Result<_, _>>().map_err(wrong(map::SUBNETS))
     }
 
-    /// Makes the subnets these.
-    pub(crate) fn set_subnets(&mut self, wanted: &Table<Cidr, Subnet>) -> Result<(), MapsError> {
+    /// Makes the subnets these, and returns those that are new.
+    pub(crate) fn set_subnets(&mut self, wanted: &Table<Cidr, Subnet>) -> Result<Vec<(Cidr, Subnet)>, MapsError> {
         let (stale, new) = difference(&self.subnets()?, wanted);
         let wrong = wrong(map::SUBNETS);
-        for (range, subnet) in new {
-            self.subnets.insert(&key(range), &subnet, 0).map_err(&wrong)?;
+        for (range, subnet) in &new {
+            self.subnets.insert(&key(*range), subnet, 0).map_err(&wrong)?;
         }
-        stale.into_iter().try_for_each(|range| gone(self.subnets.remove(&key(range)))).map_err(&wrong)
+        stale.into_iter().try_for_each(|range| gone(self.subnets.remove(&key(range)))).map_err(&wrong)?;
+        Ok(new)
     }
 }
 

@@ -80,21 +80,35 @@ fn read(slots: &Mapped<Flow>, index: usize) -> Option<Flow> {
 }
 
 /// Makes the flows toward `peer` unconfirmed, so that the next packet of each tells the peer of it again. For when the
-/// peer has lost its flow table. Returns how many there were.
-pub(crate) fn unconfirm(slots: &Mapped<Flow>, peer: Addr) -> usize {
+/// peer has lost its flow table.
+pub(crate) fn unconfirm(slots: &Mapped<Flow>, peer: Addr) {
     let to_peer = |flow: &Flow| flow.peer == peer && flow.kind != Kind::Inbound as u8;
-    let flows = (0..slots.len()).filter(|&index| read(slots, index).as_ref().is_some_and(to_peer));
-    let clear = |index: usize| {
-        let slot = slots.entry(index)?;
-        // SAFETY: the state is 4 bytes, aligned, and changed atomically only; if the slot has changed hands since it was
-        // read, some other flow sends one tag more than it has to.
-        let state = unsafe { AtomicU32::from_ptr(&raw mut (*slot.as_ptr()).state) };
+    change_state(slots, to_peer, |state| {
         state.fetch_and(!State::CONFIRMED, Ordering::AcqRel);
+    });
+}
+
+/// Dooms the flows for which `which` holds; the collector ends them. Returns how many there were.
+pub(crate) fn doom(slots: &Mapped<Flow>, which: impl Fn(&Flow) -> bool) -> usize {
+    change_state(slots, which, |state| {
+        state.fetch_or(State::DOOMED, Ordering::AcqRel);
+    })
+}
+
+/// Changes the state of the flows for which `which` holds, and lets them tell their peers of themselves again. Returns
+/// how many there were.
+fn change_state(slots: &Mapped<Flow>, which: impl Fn(&Flow) -> bool, change: impl Fn(&AtomicU32)) -> usize {
+    let chosen = (0..slots.len()).filter(|&index| read(slots, index).as_ref().is_some_and(&which));
+    let apply = |index: usize| {
+        let slot = slots.entry(index)?;
+        // SAFETY: the state is 4 bytes, aligned, and changed atomically only. Should the slot have changed hands since it
+        // was read, another flow sends a tag too many, or is ended and opened again by its next packet.
+        change(unsafe { AtomicU32::from_ptr(&raw mut (*slot.as_ptr()).state) });
         // SAFETY: one byte, of which the dataplane as well loses a race now and then.
         unsafe { (&raw mut (*slot.as_ptr()).tagged).write_volatile(0) };
         Some(())
     };
-    flows.filter_map(clear).count()
+    chosen.filter_map(apply).count()
 }
 
 /// Opens a pinned map.

@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use xnat_common::subnet::Subnet;
+use xnat_common::{Addr, Flow};
 
 use super::Daemon;
+use super::serve::slices;
 use crate::cidr::Cidr;
 use crate::loader::Earlier;
 use crate::net::route::{PROTOCOL, Route};
@@ -108,13 +110,32 @@ impl Daemon {
         let settled = self.roster.settle();
         tell(settled.iter().map(|(peer, event)| (*peer, event)));
 
-        let mut subnets = self.own_subnets();
-        subnets.extend(self.roster.owned().map(|(peer, it)| (it, Subnet { inside: 0, peer: peer.into() })));
-        self.maps.set_subnets(&subnets)?;
+        // Whether a peer understands tags is known before anything is sent to its subnets.
         let peers: HashMap<Ipv4Addr, bool> =
             self.roster.peers().iter().map(|(&address, peer)| (address, peer.speaks)).collect();
         self.maps.set_peers(&peers)?;
+        let mut subnets = self.own_subnets();
+        subnets.extend(self.roster.owned().map(|(peer, it)| (it, Subnet { inside: 0, peer: peer.into() })));
+        let new = self.maps.set_subnets(&subnets)?;
+        let granted: Vec<Cidr> = new.into_iter().filter(|(_, it)| !it.is_own()).map(|(range, _)| range).collect();
+        self.end_flows_to(&granted)?;
         self.follow_routes(&routes).await
+    }
+
+    /// Ends the flows that were opened toward the outside before it was known that a peer owns their destinations.
+    fn end_flows_to(&mut self, ranges: &[Cidr]) -> anyhow::Result<()> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let flows = self.maps.flows().context("mapping the flow table into memory")?;
+        let astray = |flow: &Flow| {
+            let dst: Ipv4Addr = flow.original.dst.into();
+            flow.peer == Addr::UNSPECIFIED && ranges.iter().any(|range| range.contains(dst))
+        };
+        if table::doom(&flows, astray) > 0 {
+            self.dataplane.collect(slices(self.settings.max_flows))?;
+        }
+        Ok(())
     }
 
     /// What this host has to do with ranges by itself.

@@ -149,8 +149,13 @@ impl Daemon {
     }
 }
 
+/// In how many runs the collector passes a table of so many slots.
+pub(super) const fn slices(slots: u32) -> u32 {
+    slots.div_ceil(SLICE)
+}
+
 const fn slices_a_turn(slots: u32) -> u32 {
-    slots.div_ceil(SLICE).div_ceil(TURNS)
+    slices(slots).div_ceil(TURNS)
 }
 
 async fn receive(link: Option<&PeerLink>) -> std::io::Result<(Ipv4Addr, Vec<u8>)> {
