@@ -1,10 +1,11 @@
 //! Port candidates, and which packets open flows at all.
 
 use proptest::prelude::*;
-use xnat_common::Port;
+use xnat_common::host_port::{self, ENTRIES, LIFETIME};
 use xnat_common::packet::{Headers, Icmp, ipv4, proto};
 use xnat_common::port::{self, candidate};
 use xnat_common::tcp::flags::{ACK, FIN, RST, SYN};
+use xnat_common::{Port, Ticks};
 
 proptest! {
     #[test]
@@ -40,6 +41,24 @@ fn both_ends_of_each_class_can_be_chosen() {
 }
 
 #[test]
+fn every_port_of_the_host_has_an_entry_of_its_own() {
+    let of = |protocol| (0..=u16::MAX).map(move |port| host_port::index(protocol, Port::new(port)).expect("an index"));
+    let all: std::collections::BTreeSet<u32> = of(proto::TCP).chain(of(proto::UDP)).collect();
+    assert_eq!((all.len() as u32, all.last().copied()), (ENTRIES, Some(ENTRIES - 1)));
+    assert_eq!(host_port::index(proto::ICMP, Port::new(5)), None);
+}
+
+#[test]
+fn a_port_of_the_host_is_in_use_for_a_while() {
+    let now = Ticks::from_secs(1000);
+    let stamp = |ago: u32| u64::from(now.0 - ago);
+    assert!(host_port::in_use(stamp(0), now));
+    assert!(host_port::in_use(stamp(LIFETIME.0), now));
+    assert!(!host_port::in_use(stamp(LIFETIME.0 + 1), now));
+    assert!(!host_port::in_use(0, Ticks(1)), "never stamped");
+}
+
+#[test]
 fn what_opens_a_flow() {
     let headers = |proto, flags| Headers { proto, flags, ..Headers::default() };
     for segment in 0..=u8::MAX {
@@ -65,6 +84,6 @@ fn fragments_are_told_apart() {
     assert_eq!(kinds(0), (false, false, true));
     assert_eq!(kinds(ipv4::DF), (false, false, true));
     assert_eq!(kinds(ipv4::MF), (true, false, true));
-    assert_eq!(kinds(ipv4::MF | 185), (true, true, false), "what lies in its place is payload");
-    assert_eq!(kinds(185), (true, true, false));
+    assert_eq!(kinds(ipv4::MF | 0xb9), (true, true, false), "what lies in its place is payload");
+    assert_eq!(kinds(0xb9), (true, true, false));
 }

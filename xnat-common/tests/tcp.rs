@@ -21,6 +21,9 @@ const STATES: [Tcp; 10] = [
     Tcp::SynSent2,
 ];
 
+/// Segments by direction and flags.
+type Segments = [(Direction, u8)];
+
 /// The opener's three-way handshake.
 const HANDSHAKE: [(Direction, u8); 3] = [(Original, SYN), (Reply, SYN | ACK), (Original, ACK)];
 
@@ -31,7 +34,7 @@ fn walk(segments: impl IntoIterator<Item = (Direction, u8)>) -> State {
 
 #[test]
 fn sequences_of_segments_lead_to_states() {
-    let table: &[(&str, &[(Direction, u8)], Tcp)] = &[
+    let table: &[(&str, &Segments, Tcp)] = &[
         ("nothing", &[], Tcp::None),
         ("SYN", &[(Original, SYN)], Tcp::SynSent),
         ("SYN, again", &[(Original, SYN), (Original, SYN)], Tcp::SynSent),
@@ -65,7 +68,7 @@ fn sequences_of_segments_lead_to_states() {
 
 #[test]
 fn connections_close() {
-    let table: &[(&str, &[(Direction, u8)], Tcp)] = &[
+    let table: &[(&str, &Segments, Tcp)] = &[
         ("FIN of the opener", &[(Original, FIN | ACK)], Tcp::FinWait),
         ("FIN of the other end", &[(Reply, FIN | ACK)], Tcp::FinWait),
         ("FIN, again", &[(Original, FIN | ACK), (Original, FIN | ACK)], Tcp::FinWait),
@@ -115,7 +118,7 @@ fn what_is_over_can_be_opened_anew() {
 #[test]
 fn every_segment_in_every_state_leads_to_a_defined_state() {
     for tcp in STATES {
-        for bits in 0..1_u32 << 6 {
+        for bits in 0..1_u32 << 7 {
             let state = State(bits << 8).with_tcp(tcp);
             for direction in [Original, Reply] {
                 for segment in 0..=u8::MAX {

@@ -63,6 +63,19 @@ pub fn headers(skb: Skb) -> Step<Headers> {
     Ok(headers)
 }
 
+/// The source address of an IPv4 packet, whatever else is wrong with it. Frames of other VLANs are other networks'.
+#[inline(always)]
+pub fn source(skb: Skb) -> Option<Addr> {
+    if skb.has_vlan() {
+        return None;
+    }
+    let ether_type: u16 = skb.load(ethernet::TYPE)?;
+    if ether_type != ethernet::IPV4.to_be() {
+        return None;
+    }
+    skb.load(IP + ipv4::SRC)
+}
+
 /// Reads ports, TCP flags and ICMP type.
 #[inline(always)]
 fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {

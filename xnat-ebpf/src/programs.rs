@@ -127,8 +127,7 @@ fn to_wire(skb: Skb) -> Step<Verdict> {
     if mark == MARK_ANNOUNCE {
         return message::announce(skb, config);
     }
-    let headers = parse::headers(skb)?;
-    let verdict = match kernel_routed(skb, config, &headers) {
+    let verdict = match kernel_routed(skb, config) {
         Ok(verdict) | Err(verdict) => verdict,
     };
     // The last gate: a container's address does not leave, whatever the reason why it was not translated.
@@ -139,7 +138,8 @@ fn to_wire(skb: Skb) -> Step<Verdict> {
 }
 
 #[inline(always)]
-fn kernel_routed(skb: Skb, config: &Config, headers: &Headers) -> Step<Verdict> {
+fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
+    let headers = &parse::headers(skb)?;
     let now = maps::now();
     if headers.is_icmp_error() {
         return icmp_error::outward(skb, config, headers, false);
@@ -177,7 +177,7 @@ fn leave_alone(skb: Skb, headers: &Headers, now: Ticks) {
 /// Whether the packet, as it is now, carries the address of a container.
 #[inline(always)]
 fn leaks(skb: Skb) -> bool {
-    parse::headers(skb).is_ok_and(|headers| is_own(&headers))
+    parse::source(skb).and_then(maps::subnet).is_some_and(Subnet::is_own)
 }
 
 /// Whether a packet with these headers comes from one of this host's subnets.

@@ -29,19 +29,31 @@ pub struct Packet {
     pub mark: u32,
     /// The size of the segments that the packet will be cut into.
     pub gso_size: u32,
-    /// How much of the frame lies in the linear part of the buffer; everything if none.
-    pub linear: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
 enum Body {
-    Tcp { header: Box<TcpHeader>, payload: Vec<u8> },
-    Udp { ports: (u16, u16), checksum: bool, payload: Vec<u8> },
+    Tcp {
+        header: Box<TcpHeader>,
+        payload: Vec<u8>,
+    },
+    Udp {
+        ports: (u16, u16),
+        checksum: bool,
+        payload: Vec<u8>,
+    },
     /// Type, code, the second word of the header, and what follows.
-    Icmp { kind: (u8, u8), rest: [u8; 4], payload: Vec<u8> },
+    Icmp {
+        kind: (u8, u8),
+        rest: [u8; 4],
+        payload: Vec<u8>,
+    },
     Other(Vec<u8>),
     /// A frame that is no IPv4 packet.
-    Frame { ether_type: u16, payload: Vec<u8> },
+    Frame {
+        ether_type: u16,
+        payload: Vec<u8>,
+    },
 }
 
 /// A TCP segment.
@@ -116,18 +128,7 @@ fn new(src: Ipv4Addr, dst: Ipv4Addr, protocol: IpNumber, body: Body) -> Packet {
         destination: dst.octets(),
         ..Ipv4Header::default()
     };
-    Packet {
-        ip,
-        body,
-        macs: None,
-        part: None,
-        trailer: 0,
-        edits: Vec::new(),
-        cut: None,
-        mark: 0,
-        gso_size: 0,
-        linear: None,
-    }
+    Packet { ip, body, macs: None, part: None, trailer: 0, edits: Vec::new(), cut: None, mark: 0, gso_size: 0 }
 }
 
 impl Packet {
@@ -241,12 +242,6 @@ impl Packet {
     /// Will be cut into segments of this size.
     pub fn segmented(mut self, size: u32) -> Self {
         self.gso_size = size;
-        self
-    }
-
-    /// With only this much of the frame in the linear part of the buffer.
-    pub fn linear(mut self, octets: u32) -> Self {
-        self.linear = Some(octets);
         self
     }
 

@@ -13,7 +13,6 @@ use aya_obj::generated::{BPF_F_TEST_SKB_CHECKSUM_COMPLETE, bpf_attr, bpf_cmd};
 const CONTEXT_LEN: usize = 192;
 const MARK: usize = 8;
 const IFINDEX: usize = 40;
-const DATA_END: usize = 80;
 const GSO_SIZE: usize = 176;
 
 /// What goes in.
@@ -27,8 +26,6 @@ pub struct Run<'a> {
     pub mark: u32,
     /// The size of the segments that the packet will be cut into, or zero.
     pub gso_size: u32,
-    /// How much of the frame lies in the linear part of the buffer (kernel 6.18, commit 838baa3c8c6c); zero is all.
-    pub linear: u32,
     /// The network card has summed the packet up (`CHECKSUM_COMPLETE`).
     pub summed: bool,
 }
@@ -52,7 +49,6 @@ impl Run<'_> {
         set(MARK, self.mark);
         set(IFINDEX, self.ifindex);
         set(GSO_SIZE, self.gso_size);
-        set(DATA_END, self.linear);
         let mut frame = vec![0; self.frame.len() + 256];
         // SAFETY: a plain C union for which all zeroes are valid.
         let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };

@@ -3,15 +3,18 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, Stack, lpm_trie::Key};
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, Pod};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::Counter;
+use xnat_common::host_port;
 use xnat_common::names::{map, program};
 use xnat_common::packet::{Fragment, FragmentKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
@@ -86,7 +89,8 @@ impl Hook {
 
 /// The object file with the programs.
 pub fn object() -> Vec<u8> {
-    let path = std::env::var_os("XNAT_OBJECT").unwrap_or_else(|| panic!("XNAT_OBJECT is not set: run `cargo xtask test`"));
+    let path =
+        std::env::var_os("XNAT_OBJECT").unwrap_or_else(|| panic!("XNAT_OBJECT is not set: run `cargo xtask test`"));
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask test`", path.display()))
 }
 
@@ -134,11 +138,28 @@ impl World {
         let own = Subnet { inside: INSIDE, peer: Addr::UNSPECIFIED };
         let of = |peer: Ipv4Addr| Subnet { inside: 0, peer: peer.into() };
         let mut subnets: LpmTrie<_, Addr, Subnet> = map(&mut world.ebpf, map::SUBNETS);
-        for (network, subnet) in [([192, 168, 110, 0], own), ([192, 168, 220, 0], of(NODE2)), ([192, 168, 130, 0], of(NODE3))] {
-            subnets.insert(&Key::new(24, Addr::new(network)), subnet, 0).expect("a subnet");
+        for (network, subnet) in
+            [([192, 168, 110, 0], own), ([192, 168, 220, 0], of(NODE2)), ([192, 168, 130, 0], of(NODE3))]
+        {
+            subnets.insert(&Key::new(24, Addr::new(network)), &subnet, 0).expect("a subnet");
         }
         world.reset();
+        // Announcements are made at this hook, of copies that a program at another sends.
+        world.attach(Hook::UplinkOut);
         world
+    }
+
+    /// Attaches a program to its interface.
+    pub fn attach(&mut self, hook: Hook) {
+        let (interface, side) = match hook {
+            Hook::InsideIn => (c"in0", TcAttachType::Ingress),
+            Hook::InsideOut => (c"in0", TcAttachType::Egress),
+            Hook::UplinkIn => (c"up0", TcAttachType::Ingress),
+            Hook::UplinkOut => (c"up0", TcAttachType::Egress),
+        };
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(hook.program()).expect("a program").try_into().expect("TC");
+        self.ns.within(|| program.attach(interface, side)).expect("a hook");
     }
 
     /// Forgets everything that packets have left behind.
@@ -149,12 +170,13 @@ impl World {
         clear::<FragmentKey, Fragment>(map(&mut self.ebpf, map::FRAGMENTS));
         let mut flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
         for slot in 0..SLOTS {
-            flows.set(slot, bytemuck::Zeroable::zeroed(), 0).expect("a slot");
+            flows.set(slot, &bytemuck::Zeroable::zeroed(), 0).expect("a slot");
         }
         let mut free: Stack<_, u32> = map(&mut self.ebpf, map::FREE);
         while free.pop(0).is_ok() {}
         self.set_cursors(Cursors::default());
-        let cpus = aya::util::nr_cpus().expect("the number of processors");
+        self.clear_host_ports();
+        let cpus = aya::util::nr_cpus().expect("the number of processors").get() as usize;
         let mut counters: PerCpuArray<_, u64> = map(&mut self.ebpf, map::COUNTERS);
         for counter in Counter::ALL {
             let zeroes = PerCpuValues::try_from(vec![0; cpus]).expect("a value a processor");
@@ -172,20 +194,20 @@ impl World {
             Config { uplink: UPLINK, uplink_mtu: MTU, address: NODE1.into(), max_flows: SLOTS, ..Config::default() };
         change(&mut config);
         let mut configs: Array<_, Config> = map(&mut self.ebpf, map::CONFIG);
-        configs.set(0, config, 0).expect("the configuration");
+        configs.set(0, &config, 0).expect("the configuration");
     }
 
     /// Writes what is known of a peer.
     pub fn set_peer(&mut self, address: Ipv4Addr, peer: Peer) {
         let mut peers: HashMap<_, Addr, Peer> = map(&mut self.ebpf, map::PEERS);
-        peers.insert(Addr::from(address), peer, 0).expect("a peer");
+        peers.insert(&Addr::from(address), &peer, 0).expect("a peer");
     }
 
     /// Sets the MTU of the inside interface, as far as the programs know.
     pub fn set_inside_mtu(&mut self, mtu: u32) {
         let inside = Inside { ifindex: INSIDE, mtu, mac: INSIDE_MAC, zero: [0; 2] };
         let mut insides: HashMap<_, u32, Inside> = map(&mut self.ebpf, map::INSIDES);
-        insides.insert(INSIDE, inside, 0).expect("an inside interface");
+        insides.insert(&INSIDE, &inside, 0).expect("an inside interface");
     }
 
     /// Puts a flow into the next slot, live, in generation 1.
@@ -195,10 +217,10 @@ impl World {
         flow.word = (1 << 32) | flow.word & 0xffff_ffff;
         let mut tuples: HashMap<_, FlowKey, FlowRef> = map(&mut self.ebpf, map::TUPLES);
         for direction in [Direction::Original, Direction::Reply] {
-            tuples.insert(flow.key(direction), FlowRef::new(slot, 1, direction), 0).expect("a tuple");
+            tuples.insert(&flow.key(direction), &FlowRef::new(slot, 1, direction), 0).expect("a tuple");
         }
         let mut flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
-        flows.set(slot, flow, 0).expect("a slot");
+        flows.set(slot, &flow, 0).expect("a slot");
         cursors.fresh += 1;
         cursors.used += 1;
         self.set_cursors(cursors);
@@ -207,14 +229,14 @@ impl World {
     /// Notes a tuple as the kernel's own, last seen at `time`.
     pub fn add_kernel_flow(&mut self, key: FlowKey, time: Ticks) {
         let mut flows: HashMap<_, FlowKey, u32> = map(&mut self.ebpf, map::KERNEL_FLOWS);
-        flows.insert(key, time.0, 0).expect("a tuple of the kernel's");
+        flows.insert(&key, &time.0, 0).expect("a tuple of the kernel's");
     }
 
     /// Notes where the later fragments of a datagram go.
     pub fn add_fragment(&mut self, key: FragmentKey, slot: u32, direction: Direction, time: Ticks) {
         let fragment = Fragment { flow: FlowRef::new(slot, 1, direction), time: time.0, zero: 0 };
         let mut fragments: HashMap<_, FragmentKey, Fragment> = map(&mut self.ebpf, map::FRAGMENTS);
-        fragments.insert(key, fragment, 0).expect("a datagram");
+        fragments.insert(&key, &fragment, 0).expect("a datagram");
     }
 
     /// Binds a socket of the host, a listening one for TCP.
@@ -235,14 +257,7 @@ impl World {
         let program: &SchedClassifier = self.ebpf.program(hook.program()).expect("a program").try_into().expect("TC");
         let program = program.fd().expect("loaded").as_fd();
         let frame = packet.frame(hook.macs());
-        let run = Run {
-            frame: &frame,
-            ifindex: hook.ifindex(),
-            mark: packet.mark,
-            gso_size: packet.gso_size,
-            linear: packet.linear.unwrap_or(0),
-            summed,
-        };
+        let run = Run { frame: &frame, ifindex: hook.ifindex(), mark: packet.mark, gso_size: packet.gso_size, summed };
         self.ns.within(|| run.on(program))
     }
 
@@ -250,7 +265,7 @@ impl World {
     pub fn collect(&mut self) {
         let program: &SchedClassifier = self.ebpf.program(program::COLLECT).expect("a program").try_into().expect("TC");
         let program = program.fd().expect("loaded").as_fd();
-        let run = Run { frame: &[0; 64], ifindex: 0, mark: 0, gso_size: 0, linear: 0, summed: false };
+        let run = Run { frame: &[0; 64], ifindex: 0, mark: 0, gso_size: 0, summed: false };
         run.on(program).expect("a slice");
     }
 
@@ -302,6 +317,19 @@ impl World {
         (used != flows.len() as u64).then(|| format!("{used} flows counted, {} found", flows.len()))
     }
 
+    /// Forgets which ports the host uses: through the map's memory, because its entries are many.
+    fn clear_host_ports(&mut self) {
+        let Some(Map::Array(ports)) = self.ebpf.map(map::HOST_PORTS) else { panic!("no array of ports") };
+        let len = NonZeroUsize::new(host_port::ENTRIES as usize * size_of::<u64>()).expect("entries");
+        let fd = ports.fd().as_fd();
+        // SAFETY: nothing else refers to the new mapping, and it is gone before this returns.
+        unsafe {
+            let memory = mmap(None, len, ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0).expect("the map's memory");
+            memory.write_bytes(0, len.get());
+            munmap(memory, len.get()).expect("a mapping");
+        }
+    }
+
     fn cursors(&mut self) -> Cursors {
         let cursors: Array<_, Cursors> = map(&mut self.ebpf, map::CURSORS);
         cursors.get(&0, 0).expect("the cursors")
@@ -309,7 +337,7 @@ impl World {
 
     fn set_cursors(&mut self, cursors: Cursors) {
         let mut all: Array<_, Cursors> = map(&mut self.ebpf, map::CURSORS);
-        all.set(0, cursors, 0).expect("the cursors");
+        all.set(0, &cursors, 0).expect("the cursors");
     }
 }
 

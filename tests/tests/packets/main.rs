@@ -1,0 +1,22 @@
+//! Packets through the programs, one at a time, with `BPF_PROG_TEST_RUN`: tables of what is known, a packet in, its fate
+//! and the packet out, octet by octet. New behaviour is a new row.
+//!
+//! A packet of a test run always belongs to a socket, so at the uplink's egress hook every opening is the host's own here;
+//! the containers' way through the kernel is in `wire`, where the hooks are attached.
+
+#![expect(clippy::too_many_lines, reason = "a table is as long as it is")]
+
+mod fixture;
+mod fragments;
+mod icmp_errors;
+mod object;
+mod outside;
+mod packet;
+mod peers;
+mod ports;
+mod receive;
+mod skb;
+mod stories;
+mod untouched;
+mod wire;
+mod world;
