@@ -80,6 +80,9 @@ counters! {
     31 FlowReleased "flow_released" Event "flows ended because they turned out to be the kernel's own NAT's, or to lead to a peer";
     32 IcmpErrorUntranslatable "icmp_error_untranslatable" Drop "ICMP errors about a known flow whose embedded packet could not be translated";
     33 FlowsCrossed "flows_crossed" Event "flows that a peer has opened from its end as well, made one";
+    34 PrivateDestination "private_destination" Drop "packets that would have left the uplink for a peer's container by its own address";
+    35 Forgotten "forgotten" Drop "errors of a peer's host about a flow that the peer had forgotten and is told of again";
+    36 MessageUnmatched "message_unmatched" Drop "messages of a peer about no flow of this host's, or to which nothing could be done";
 }
 
 /// Room in the `COUNTERS` map, so that new counters do not change its layout.

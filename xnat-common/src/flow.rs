@@ -93,6 +93,18 @@ pub enum Direction {
     Reply = 1,
 }
 
+impl Direction {
+    /// The other one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}
+
 /// What a flow is for. Numbers are part of the pinned layout.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +265,10 @@ impl State {
     /// The peer has opened the same conversation from its end, on the mirrored wire tuple. Neither end tags it.
     pub const CROSSED: u32 = 1 << 14;
 
+    /// The peer has said that it does not know the flow, and no packet has told it since.
+    pub const FORGOTTEN: u32 = 1 << 16;
+    /// The flow is being moved to another port.
+    pub const MOVING: u32 = 1 << 17;
     /// User space wants the flow ended; the collector does it when it comes by, however busy the flow is.
     pub const DOOMED: u32 = 1 << 15;
 

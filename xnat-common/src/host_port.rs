@@ -11,6 +11,10 @@ use crate::time::Ticks;
 /// that are mapped into memory have their entries at such distances; the time is in [`Ticks`].
 pub const ENTRIES: u32 = 2 << 16;
 
+/// The UDP port of the peer link at both ends, in host order. What comes from it is taken for a peer's daemon, so no flow
+/// has it on the wire.
+pub const LINK_PORT: u16 = 9628;
+
 /// How long a stamp counts.
 pub const LIFETIME: Ticks = Ticks::from_secs(60);
 

@@ -6,5 +6,6 @@
 
 use crate::time::Ticks;
 
-/// How long a tuple stays the kernel's after its last packet: Linux's `nf_conntrack_udp_timeout_stream` and some.
+/// How long a tuple stays the kernel's after its last packet, where another flow may come after it: Linux's
+/// `nf_conntrack_udp_timeout_stream` and some. A TCP connection that is going on has it for as long as the map remembers.
 pub const LIFETIME: Ticks = Ticks::from_secs(300);

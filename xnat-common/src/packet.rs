@@ -61,6 +61,8 @@ pub mod ipv4 {
 pub mod tcp_header {
     /// Length without options in bytes.
     pub const LEN: usize = 20;
+    /// Sequence number, with the acknowledgement number behind it.
+    pub const SEQUENCE: usize = 4;
     /// Data offset in the upper four bits.
     pub const DATA_OFFSET: usize = 12;
     /// Flags.

@@ -103,6 +103,9 @@ const COUNTERS: [&str; 34] = [
     "flow_released",
     "icmp_error_untranslatable",
     "flows_crossed",
+    "private_destination",
+    "forgotten",
+    "message_unmatched",
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, proto};
-use xnat_common::{Direction, FlowRef, Ticks, tcp};
+use xnat_common::{Direction, FlowRef, Side, Ticks, tcp};
 
 use crate::atomic;
 use crate::lookup::{self, Found};
@@ -42,7 +42,8 @@ extern "C" fn xnat_account(reference: u64, protocol: u32, flags: u32, len: u32, 
     // Another processor may be at the same flow; whoever loses looks again.
     for _ in 0..4 {
         let old = found.state();
-        let new = next_state(old, direction, protocol as u8, flags as u8);
+        let from_wire = Kind::side(found.flow().kind, direction) == Side::Wire;
+        let new = next_state(old, direction, from_wire, protocol as u8, flags as u8);
         if new == old || found.change_state(old, new) {
             break;
         }
@@ -52,9 +53,9 @@ extern "C" fn xnat_account(reference: u64, protocol: u32, flags: u32, len: u32, 
 
 /// The state of a flow after a packet.
 #[inline(always)]
-fn next_state(old: State, direction: Direction, protocol: u8, flags: u8) -> State {
-    // The packet that an announcement was for has come.
-    let mut state = State(old.0 & !State::ANNOUNCED);
+fn next_state(old: State, direction: Direction, from_wire: bool, protocol: u8, flags: u8) -> State {
+    // From the wire: the packet that an announcement was for has come. From inside: the packet that tells the peer goes.
+    let mut state = State(old.0 & !if from_wire { State::ANNOUNCED } else { State::FORGOTTEN });
     if direction == Direction::Reply {
         state.0 |= State::REPLIED | State::CONFIRMED;
         if protocol != proto::TCP {

@@ -6,17 +6,17 @@
 use xnat_common::checksum;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::flow::Kind;
+use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, Icmp, icmp_header, ipv4, proto, tcp_header};
 use xnat_common::translate::{Translation, transport_checksum};
-use xnat_common::{Addr, Direction, FlowKey, Port, Side, Tuple};
+use xnat_common::{Addr, FlowKey, Port, Side, Tuple};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
 use crate::parse::{IP, transport_offset};
-use crate::skb::Skb;
+use crate::skb::{MARK_UNKNOWN_FLOW, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{maps, message, receive, rewrite};
+use crate::{maps, message, parse, receive, rewrite};
 
 /// ICMP code "port unreachable".
 const PORT_UNREACHABLE: u8 = 3;
@@ -55,9 +55,6 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool) -> Step
     let Some(found) = find(&embedded, Side::Inside) else {
         return unclaimed(skb, config, headers, &embedded, fast);
     };
-    if found.flow().kind == Kind::Host as u8 && found.direction() == Direction::Reply {
-        return Ok(Verdict::PASS);
-    }
     if fast {
         forward::check_outward(skb, config, headers)?;
     }
@@ -73,6 +70,10 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool) -> Step
 pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
     let found = find(&embedded, Side::Wire).ok_or(Verdict::PASS)?;
+    let nobody_listens = headers.flags == icmp_header::UNREACHABLE && code(skb, headers) == PORT_UNREACHABLE;
+    if nobody_listens && found.state().has(State::FORGOTTEN) {
+        return Err(Verdict::drop(Counter::Forgotten));
+    }
     let to = found.flow().translated(found.direction());
     let outer = Tuple { src: inward_source(skb, headers, &embedded, to.src), dst: to.dst, ..Tuple::default() };
     let to_host = found.flow().kind == Kind::Host as u8;
@@ -120,9 +121,23 @@ fn unclaimed(skb: Skb, config: &Config, headers: &Headers, embedded: &Embedded, 
     {
         return Ok(Verdict::PASS);
     }
+    // The message goes ahead of the error, which the peer drops if the message has meant something to it.
     if receive::may_tell_unknown_flow(headers.tuple.dst, maps::now())? {
-        message::unknown_udp_flow(skb, headers, embedded.tuple.reversed())?;
+        skb.set_mark(MARK_UNKNOWN_FLOW);
+        let sent = skb.send_copy(config.uplink);
+        skb.set_mark(0);
+        sent?;
     }
+    Ok(Verdict::PASS)
+}
+
+/// At the uplink's egress hook: makes an unknown-flow message of the copy of a port-unreachable error.
+#[inline(always)]
+pub fn into_unknown_flow(skb: Skb) -> Step<Verdict> {
+    let headers = parse::headers(skb)?;
+    let embedded = embedded(skb, &headers)?;
+    message::unknown_udp_flow(skb, &headers, embedded.tuple.reversed())?;
+    skb.set_mark(0);
     Ok(Verdict::PASS)
 }
 

@@ -37,8 +37,13 @@ pub fn from_container(skb: Skb, config: &Config, headers: &Headers, inside: u32,
 pub fn at_egress(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
     let source = maps::subnet(headers.tuple.src).filter(|subnet| subnet.is_own());
     let (inside, from_host) = match source {
+        // No interface holds the subnet at the moment.
+        Some(subnet) if !skb.has_socket() && subnet.inside == 0 => return Err(Verdict::PASS),
         Some(subnet) if !skb.has_socket() => (subnet.inside, false),
-        // The host's own sockets: to a peer's subnet from any address, or from an address inside to anywhere.
+        // Forwarded for others than containers.
+        None if !skb.has_socket() && headers.tuple.src != config.address => return Err(Verdict::PASS),
+        // The host's own, or translated by the kernel: to a peer's subnet from any address, or from an address inside to
+        // anywhere.
         _ => (0, true),
     };
     let mut opening = outward(config, headers, inside, now)?;
@@ -49,6 +54,21 @@ pub fn at_egress(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> St
         opening.kind = Kind::Host;
     }
     claim(skb, config, &opening, now)
+}
+
+/// Whether a flow's container has come to be behind another interface, `inside`: the flow follows it. A bridge that was
+/// made anew is another interface.
+#[inline(always)]
+pub fn follow(found: &Found, inside: u32) -> bool {
+    let flow = found.flow();
+    let container = flow.translated(found.direction().opposite()).dst;
+    let moved = flow.kind != Kind::Host as u8
+        && maps::subnet(container).is_some_and(|subnet| subnet.is_own() && subnet.inside == inside);
+    if moved {
+        // SAFETY: one aligned store; every reader gets the old interface or the new one.
+        unsafe { (&raw mut (*found.flow).inside).write_volatile(inside) };
+    }
+    moved
 }
 
 /// What a packet toward the wire would open.
@@ -62,7 +82,7 @@ fn outward(config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<
     };
     let to_peer = peer != Addr::UNSPECIFIED;
     let key = FlowKey::new(headers.tuple, headers.proto, Side::Inside);
-    if !to_peer && kernel_flow::owns(&key, now) {
+    if !to_peer && kernel_flow::claims(&key, headers.opens(), now) {
         return Err(Verdict::PASS);
     }
     if !headers.opens() {

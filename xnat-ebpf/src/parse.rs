@@ -15,6 +15,14 @@ const HEADERS_MAX: u32 = (IP + ipv4::LEN_MAX + tcp_header::LEN) as u32;
 /// Reads the headers of an IPv4 packet; anything else passes, and so does what the kernel's own checks will drop.
 #[inline(always)]
 pub fn headers(skb: Skb) -> Step<Headers> {
+    let mut headers = network(skb)?;
+    transport(skb, &mut headers)?;
+    Ok(headers)
+}
+
+/// Reads the IP header alone.
+#[inline(always)]
+pub fn network(skb: Skb) -> Step<Headers> {
     if skb.has_vlan() {
         return Err(Verdict::PASS);
     }
@@ -47,25 +55,13 @@ pub fn headers(skb: Skb) -> Step<Headers> {
     if version >> 4 != 4 || usize::from(ip_len) < ipv4::LEN || total_len < u16::from(ip_len) || too_long {
         return Err(Verdict::PASS);
     }
-    let mut headers = Headers {
-        tuple: Tuple { src, dst, sport: Port::NONE, dport: Port::NONE },
-        proto: protocol,
-        ttl,
-        flags: 0,
-        ip_len,
-        total_len,
-        fragment,
-        id,
-    };
-    if !headers.is_later_fragment() {
-        transport(skb, &mut headers)?;
-    }
-    Ok(headers)
+    let tuple = Tuple { src, dst, sport: Port::NONE, dport: Port::NONE };
+    Ok(Headers { tuple, proto: protocol, ttl, flags: 0, ip_len, total_len, fragment, id })
 }
 
-/// The source address of an IPv4 packet, whatever else is wrong with it. Frames of other VLANs are other networks'.
+/// Source and destination of an IPv4 packet, whatever else is wrong with it. Frames of other VLANs are other networks'.
 #[inline(always)]
-pub fn source(skb: Skb) -> Option<Addr> {
+pub fn ends(skb: Skb) -> Option<[Addr; 2]> {
     if skb.has_vlan() {
         return None;
     }
@@ -76,9 +72,12 @@ pub fn source(skb: Skb) -> Option<Addr> {
     skb.load(IP + ipv4::SRC)
 }
 
-/// Reads ports, TCP flags and ICMP type.
+/// Reads ports, TCP flags and ICMP type, of a packet that is ours to translate.
 #[inline(always)]
-fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {
+pub fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {
+    if headers.is_later_fragment() {
+        return Ok(());
+    }
     match headers.proto {
         proto::TCP => {
             let tcp = transport_header::<{ tcp_header::LEN }>(skb, headers)?;

@@ -5,15 +5,16 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use xnat_common::counter::Counter;
-use xnat_common::flow::Kind;
+use xnat_common::flow::{Kind, State};
+use xnat_common::packet::proto;
 use xnat_common::port::{ATTEMPTS, candidate};
-use xnat_common::{Direction, FlowRef, Port, Ticks};
+use xnat_common::{Direction, FlowRef, Port, Ticks, host_port};
 
 use crate::lookup::{self, Found};
 use crate::maps::{self, TUPLES};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
-use crate::{claim, kernel_flow};
+use crate::{account, claim, kernel_flow};
 
 /// Takes a port on the wire for a flow that is being opened: the one in its reply tuple, or another if that is taken.
 #[inline(always)]
@@ -28,12 +29,18 @@ pub fn take(skb: Skb, found: &Found, now: Ticks) -> bool {
 /// Moves a flow to another port on the wire; false if there is none.
 #[inline(always)]
 pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
+    // Two messages about the same flow would both give up the port that it has.
+    let state = found.state();
+    if state.has(State::MOVING) || !found.change_state(state, State(state.0 | State::MOVING)) {
+        return false;
+    }
     let old = found.flow().key(Direction::Reply);
     // The first candidate is the port that the flow has; from the second on they are random.
     let moved = xnat_search_port(skb.raw(), found.reference.to_bits(), 1, now.0) != 0;
     if moved {
         let _ = TUPLES.remove(&old);
     }
+    account::mark(found, 0, State::MOVING);
     moved
 }
 
@@ -89,7 +96,8 @@ extern "C" fn attempt(nth: u64, search: *mut c_void) -> i64 {
 fn is_free(skb: Skb, found: &Found, candidate: Port, now: Ticks) -> bool {
     let mut key = found.flow().key(Direction::Reply);
     key.tuple.dport = candidate;
-    if kernel_flow::owns(&key, now) {
+    let of_link = key.proto == proto::UDP && candidate.number() == host_port::LINK_PORT;
+    if of_link || kernel_flow::knows(&key) {
         return false;
     }
     // A flow of the host's own keeps the port of the socket that opens it.
@@ -105,6 +113,11 @@ fn reserve(found: &Found, candidate: Port) -> bool {
     let mut key = found.flow().key(Direction::Reply);
     key.tuple.dport = candidate;
     if TUPLES.insert(&key, &claim::reply_reference(found), u64::from(BPF_NOEXIST)).is_err() {
+        return false;
+    }
+    // The flow that is being moved may have ended in the meantime, and the slot have another one.
+    if found.word().generation() != found.reference.generation() {
+        let _ = TUPLES.remove(&key);
         return false;
     }
     // SAFETY: one aligned store of two bytes; nobody can read a half of it.

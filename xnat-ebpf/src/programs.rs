@@ -10,7 +10,7 @@ use xnat_common::{FlowKey, Side, Ticks};
 
 use crate::lookup::{self, Found};
 use crate::maps::{self, INSIDES};
-use crate::skb::{MARK_ANNOUNCE, MARK_DONE, Skb};
+use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, MARK_UNKNOWN_FLOW, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, translate};
 
@@ -26,8 +26,8 @@ pub fn xnat_inside_in(context: TcContext) -> i32 {
 #[inline(always)]
 fn from_inside(skb: Skb) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
-    // SAFETY: user space replaces values in place, and these are read once.
-    let inside = unsafe { INSIDES.get(&skb.ifindex()) }.ok_or(Verdict::PASS)?;
+    // SAFETY: the value is copied at once.
+    let inside = unsafe { *INSIDES.get(&skb.ifindex()).ok_or(Verdict::PASS)? };
     // Frames to other MAC addresses stay within the network.
     if parse::destination_mac(skb) != Some(inside.mac) {
         return Err(Verdict::PASS);
@@ -44,7 +44,7 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
         return icmp_error::outward(skb, config, &headers, true);
     }
     let found = match find(&headers, Side::Inside, now) {
-        Some(found) if found.flow().inside == inside.ifindex => found,
+        Some(found) if found.flow().inside == inside.ifindex || open::follow(&found, inside.ifindex) => found,
         Some(_) => return Err(Verdict::PASS),
         None if headers.is_later_fragment() => return Err(Verdict::PASS),
         None => open::from_container(skb, config, &headers, inside.ifindex, now)?,
@@ -64,13 +64,15 @@ pub fn xnat_inside_out(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn to_inside(skb: Skb) -> Step<Verdict> {
-    if skb.mark() == MARK_DONE {
+    if skb.mark() == MARK_DONE || skb.mark() == MARK_KERNEL {
         skb.set_mark(0);
         return Ok(Verdict::PASS);
     }
-    let headers = parse::headers(skb)?;
+    // What a container has sent to the host to have it sent back is nobody's flow.
+    let from_inside = INSIDES.get_ptr(&skb.ingress_ifindex()).is_some();
+    let headers = parse::headers(skb).map_err(|_| Verdict::PASS)?;
     // Answers within a subnet of ours never reach the translation, and errors and late fragments open nothing.
-    if !is_own(&headers) && !headers.is_later_fragment() && !headers.is_icmp_error() {
+    if !from_inside && !is_own(&headers) && !headers.is_later_fragment() && !headers.is_icmp_error() {
         kernel_flow::remember(&headers, Side::Inside, maps::now());
     }
     Ok(Verdict::PASS)
@@ -88,10 +90,11 @@ pub fn xnat_uplink_in(context: TcContext) -> i32 {
 #[inline(always)]
 fn from_wire(skb: Skb) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
-    let mut headers = parse::headers(skb)?;
+    let mut headers = parse::network(skb)?;
     if headers.tuple.dst != config.address {
         return Err(Verdict::PASS);
     }
+    parse::transport(skb, &mut headers)?;
     let now = maps::now();
     if headers.ip_len > 20 {
         receive::options(skb, config, &mut headers, now)?;
@@ -127,19 +130,46 @@ fn to_wire(skb: Skb) -> Step<Verdict> {
     if mark == MARK_ANNOUNCE {
         return message::announce(skb, config);
     }
+    if mark == MARK_UNKNOWN_FLOW {
+        return icmp_error::into_unknown_flow(skb);
+    }
     let verdict = match kernel_routed(skb, config) {
         Ok(verdict) | Err(verdict) => verdict,
     };
-    // The last gate: a container's address does not leave, whatever the reason why it was not translated.
-    if verdict == Verdict::PASS && leaks(skb) {
-        return Err(Verdict::drop(Counter::PrivateSource));
+    if verdict == Verdict::PASS {
+        last_gate(skb)?;
     }
     Ok(verdict)
 }
 
+/// A container's address does not leave, whatever the reason why the packet was not translated.
+#[inline(always)]
+fn last_gate(skb: Skb) -> Step<()> {
+    let Some([src, dst]) = parse::ends(skb) else {
+        return Ok(());
+    };
+    if maps::subnet(src).is_some_and(Subnet::is_own) {
+        return Err(Verdict::drop(Counter::PrivateSource));
+    }
+    if maps::subnet(dst).is_some_and(|subnet| !subnet.is_own()) {
+        return Err(Verdict::drop(Counter::PrivateDestination));
+    }
+    Ok(())
+}
+
 #[inline(always)]
 fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
-    let headers = &parse::headers(skb)?;
+    // Nobody outside has anything forwarded to the outside or to a peer, nor translated.
+    if skb.ingress_ifindex() == config.uplink {
+        return Err(Verdict::PASS);
+    }
+    let mut headers = parse::network(skb)?;
+    // What the host sends in tiny fragments is its own affair; a container's would end at the gate anyway.
+    parse::transport(skb, &mut headers).map_err(|drop| if is_own(&headers) { drop } else { Verdict::PASS })?;
+    let headers = &headers;
+    if headers.ip_len > 20 && options::carry_tag(skb, headers) {
+        return Err(Verdict::drop(Counter::InsideTag));
+    }
     let now = maps::now();
     if headers.is_icmp_error() {
         return icmp_error::outward(skb, config, headers, false);
@@ -172,12 +202,6 @@ fn leave_alone(skb: Skb, headers: &Headers, now: Ticks) {
         // Forwarded, and translated by the kernel: the answers are the kernel's as well.
         kernel_flow::remember(headers, Side::Wire, now);
     }
-}
-
-/// Whether the packet, as it is now, carries the address of a container.
-#[inline(always)]
-fn leaks(skb: Skb) -> bool {
-    parse::source(skb).and_then(maps::subnet).is_some_and(Subnet::is_own)
 }
 
 /// Whether a packet with these headers comes from one of this host's subnets.

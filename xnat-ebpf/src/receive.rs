@@ -44,7 +44,7 @@ pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> 
     };
     match tag.kind {
         tag::Kind::Open | tag::Kind::Announce => Err(opening(skb, config, headers, tag, option, now)?),
-        tag::Kind::UnknownFlow => Err(unknown_flow(headers)),
+        tag::Kind::UnknownFlow => unknown_flow(skb, headers, option),
         tag::Kind::Conflict => Err(conflict(skb, headers, tag.destination, now)),
     }
 }
@@ -73,6 +73,7 @@ fn opening(
             Existing::Theirs(found) => found,
             Existing::Ours(found) => return crossing(skb, config, headers, tag, &found),
             Existing::None => open::from_peer(skb, config, headers, tag.destination, inside, now)?,
+            Existing::Busy => return Err(Verdict::drop(Counter::FlowBusy)),
         }
     };
     if announced {
@@ -91,6 +92,8 @@ enum Existing {
     Ours(Found),
     /// Nothing, or something that has given way.
     None,
+    /// Something that did not give way in time.
+    Busy,
 }
 
 #[inline(always)]
@@ -106,11 +109,13 @@ fn existing(headers: &Headers, container: Addr) -> Existing {
     if !ours && found.flow().reply.src == container {
         return Existing::Theirs(found);
     }
-    // A connection of ours that has closed; or else the peer, the master of its ports, has done with the flow.
-    if collect::end(&found) {
+    // A connection of ours that has closed; or else the peer, the master of its ports, has done with the flow. A packet
+    // may stamp it between the look and the end of it, but only once a tick.
+    if collect::end(&found) || collect::end(&found) {
         count(Counter::FlowsReplaced);
+        return Existing::None;
     }
-    Existing::None
+    Existing::Busy
 }
 
 /// A peer opens a flow on the mirrored wire tuple of one of ours. They are one conversation if they have the same two
@@ -138,23 +143,32 @@ pub fn is_of_crossing(found: &Found) -> bool {
     held
 }
 
-/// A peer does not know a flow of ours: the next packet tells it again.
+/// A peer does not know a flow of ours: the next packet tells it again. If the flow was with the peer's host itself, its
+/// host would have answered with a reset: that is what the message becomes then, and goes on its way.
 #[inline(always)]
-fn unknown_flow(headers: &Headers) -> Verdict {
+fn unknown_flow(skb: Skb, headers: &mut Headers, option: [u8; tag::LEN]) -> Step<()> {
     if let Some(found) = own_flow_to_peer(headers) {
-        account::mark(&found, 0, State::CONFIRMED);
+        account::mark(&found, State::FORGOTTEN, State::CONFIRMED);
         // SAFETY: a field of a map value; a lost race repeats a tag.
         unsafe { (*found.flow).tagged = 0 };
         count(Counter::UnknownFlowReceived);
+        return Err(Verdict::CONSUMED);
     }
-    Verdict::CONSUMED
+    // What the peer has opened itself its own container will tell this host of again.
+    let key = FlowKey::new(headers.tuple, headers.proto, Side::Wire);
+    let opened_there = lookup::find(&key).is_some_and(|found| found.flow().kind == Kind::Inbound as u8);
+    if opened_there || headers.proto != proto::TCP {
+        return Err(Verdict::drop(Counter::MessageUnmatched));
+    }
+    tags::strip(skb, headers, option)?;
+    message::into_reset(skb, headers)
 }
 
 /// A peer has a flow of its own on our flow's wire tuple, which only `container` may share: any other's moves.
 #[inline(always)]
 fn conflict(skb: Skb, headers: &Headers, container: Addr, now: Ticks) -> Verdict {
     let Some(found) = own_flow_to_peer(headers) else {
-        return Verdict::CONSUMED;
+        return Verdict::drop(Counter::MessageUnmatched);
     };
     let flow = found.flow();
     if flow.original.src == container && flow.original.sport == flow.reply.dport {
@@ -165,11 +179,12 @@ fn conflict(skb: Skb, headers: &Headers, container: Addr, now: Ticks) -> Verdict
     // What looked like an answer may have been a packet of the peer's flow; a connection that is established is none.
     let established = headers.proto == proto::TCP && found.state().has(State::ASSURED);
     let just_tagged = now.since(Ticks(flow.tag_time)).0 <= CONFLICT_LIFETIME.0;
-    if !established && just_tagged && port::change(skb, &found, now) {
-        // SAFETY: a field of a map value; a lost race repeats a tag.
-        unsafe { (*found.flow).tagged = 0 };
-        count(Counter::ConflictReceived);
+    if established || !just_tagged || !port::change(skb, &found, now) {
+        return Verdict::drop(Counter::MessageUnmatched);
     }
+    // SAFETY: a field of a map value; a lost race repeats a tag.
+    unsafe { (*found.flow).tagged = 0 };
+    count(Counter::ConflictReceived);
     Verdict::CONSUMED
 }
 
@@ -217,7 +232,7 @@ pub fn stray(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<V
         return Ok(Verdict::PASS);
     }
     let key = FlowKey::new(headers.tuple, headers.proto, Side::Wire);
-    if kernel_flow::owns(&key, now) || socket::takes(skb, headers.proto, &headers.tuple, Rival::Any) {
+    if kernel_flow::knows(&key) || socket::takes(skb, headers.proto, &headers.tuple, Rival::Any) {
         return Ok(Verdict::PASS);
     }
     if !may_tell_unknown_flow(headers.tuple.src, now)? {

@@ -19,6 +19,13 @@ pub const MARK_DONE: u32 = 0x786e_6174;
 /// Set on the copy of a packet of which the uplink's egress hook is to make an announcement.
 pub const MARK_ANNOUNCE: u32 = 0x786e_6161;
 
+/// Set on packets toward a container that were translated and left to the kernel, so that the hook on the inside does not
+/// take them for the kernel's own. The kernel may put it on its answers (`net.ipv4.fwmark_reflect`), which have to be
+/// translated, so it is not [`MARK_DONE`].
+pub const MARK_KERNEL: u32 = 0x786e_616b;
+/// Set on the copy of an ICMP error of which the uplink's egress hook is to make an unknown-flow message.
+pub const MARK_UNKNOWN_FLOW: u32 = 0x786e_6175;
+
 /// A packet.
 #[derive(Clone, Copy)]
 pub struct Skb(*mut __sk_buff);
@@ -53,6 +60,13 @@ impl Skb {
     pub fn ifindex(self) -> u32 {
         // SAFETY: see len.
         unsafe { (*self.0).ifindex }
+    }
+
+    /// The interface on which the packet came in; zero if this host has made it.
+    #[inline(always)]
+    pub fn ingress_ifindex(self) -> u32 {
+        // SAFETY: see len.
+        unsafe { (*self.0).ingress_ifindex }
     }
 
     #[inline(always)]

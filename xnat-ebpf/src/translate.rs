@@ -8,7 +8,7 @@ use xnat_common::{Side, Ticks};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::Found;
-use crate::skb::{MARK_DONE, Skb};
+use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{account, fragment, rewrite, tag};
 
@@ -32,10 +32,12 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
     account::reopen(found, headers);
     fragment::remember(headers, Side::Inside, found, now);
     let tagging = tag::plan(skb, config, headers, found, now);
+    // Read before the flow is known to live still: the slot may get another one.
+    let to = found.flow().translated(found.direction());
     if !account::account(found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
-    rewrite::packet(skb, headers, found.flow().translated(found.direction()), ttl)?;
+    rewrite::packet(skb, headers, to, ttl)?;
     tag::carry_out(skb, config, found, tagging, now)
 }
 
@@ -44,21 +46,23 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
 pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Verdict> {
     account::reopen(found, headers);
     fragment::remember(headers, Side::Wire, found, now);
-    if !account::account(found, headers, now) {
-        return Err(Verdict::PASS);
-    }
+    // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
-    if found.flow().kind == Kind::Host as u8 && found.direction() == Direction::Reply {
+    let (kind, inside) = (found.flow().kind, found.flow().inside);
+    if !account::account(found, headers, now) {
+        return Err(Verdict::drop(Counter::FlowBusy));
+    }
+    if kind == Kind::Host as u8 && found.direction() == Direction::Reply {
         rewrite::packet(skb, headers, to, Ttl::Keep)?;
         return Ok(Verdict::PASS);
     }
-    if forward::kernel_must_answer(skb, headers, found.flow().inside) {
+    if forward::kernel_must_answer(skb, headers, inside) {
         // The kernel answers with time exceeded or fragmentation needed in terms of the container's address, and the
         // uplink's egress hook translates that answer. If it forwards fragments instead, the mark stays on them.
         rewrite::packet(skb, headers, to, Ttl::Keep)?;
-        skb.set_mark(MARK_DONE);
+        skb.set_mark(MARK_KERNEL);
         return Ok(Verdict::PASS);
     }
     rewrite::packet(skb, headers, to, Ttl::Decrement)?;
-    Ok(forward::to_inside(skb, found.flow().inside))
+    Ok(forward::to_inside(skb, inside))
 }

@@ -25,6 +25,10 @@ pub const SHOT: i32 = 2;
 pub const REDIRECT: i32 = 7;
 /// The mark of packets that the dataplane has finished.
 pub const MARK_DONE: u32 = 0x786e_6174;
+/// The mark of packets that were translated and left to the kernel.
+pub const MARK_KERNEL: u32 = 0x786e_616b;
+/// The mark of a copy of which an unknown-flow message is to be made.
+pub const MARK_UNKNOWN_FLOW: u32 = 0x786e_6175;
 
 /// A row.
 pub struct Fixture {
@@ -66,7 +70,7 @@ pub enum Fate {
     Pass,
     /// It goes on its way through the kernel, translated.
     PassAs(Packet),
-    /// The same, marked as finished.
+    /// The same, marked so that the hook on the inside does not take it for the kernel's own.
     PassFinished(Packet),
     /// It is sent out of the other interface, translated.
     Redirect(Packet),
@@ -243,7 +247,7 @@ impl Fixture {
         let (action, packet, mark) = match &self.fate {
             Fate::Pass => (PASS, Some(&self.packet), 0),
             Fate::PassAs(packet) => (PASS, Some(packet), 0),
-            Fate::PassFinished(packet) => (PASS, Some(packet), MARK_DONE),
+            Fate::PassFinished(packet) => (PASS, Some(packet), MARK_KERNEL),
             Fate::Redirect(packet) | Fate::SentBack(packet) => (REDIRECT, Some(packet), MARK_DONE),
             Fate::Gone => (SHOT, None, 0),
         };

@@ -45,8 +45,8 @@ fn the_original_port_is_kept_while_it_is_free() {
         (vec![Given::Known(outside(proto::UDP, OTHER, SERVER))], "UDP's ports are others"),
         (vec![Given::UdpSocket(40000)], "so are the host's"),
         (
-            vec![Given::Kernels(FlowKey::new(tuple(SERVER, (NODE1, 40000)), proto::TCP, Side::Wire), 301)],
-            "the kernel had it long ago",
+            vec![Given::Kernels(FlowKey::new(tuple(SERVER, (NODE1, 40000)), proto::UDP, Side::Wire), 1)],
+            "so are the kernel's",
         ),
     ] {
         world.reset();

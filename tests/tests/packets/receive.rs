@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use xnat_common::counter::Counter::{
     AnnouncesReceived, ConflictHeld, ConflictReceived, ConflictSent, FlowsCrossed, FlowsOpened, FlowsReopened,
-    FlowsReplaced, FragmentUnknown, TagMalformed, TagStranger, TagSubnet, TagVersion, TagsReceived, ToKernelTtl,
-    UnknownFlowReceived, UnknownFlowSent,
+    FlowsReplaced, FragmentUnknown, MessageUnmatched, TagMalformed, TagStranger, TagSubnet, TagVersion, TagsReceived,
+    ToKernelTtl, UnknownFlowReceived, UnknownFlowSent,
 };
 use xnat_common::packet::proto;
 use xnat_common::{Direction, FlowKey, Side, flow::State, tcp::State as Tcp};
@@ -14,7 +14,7 @@ use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, NODE3, OUTSIDE};
 
 use crate::fixture::Fate::{Gone, Pass, PassAs, PassFinished, Redirect, SentBack};
 use crate::fixture::Given::{FirstFragment, Kernels, Known, Listener};
-use crate::fixture::{Fixture, datagram, from_host, inbound, outside, run, to_peer, tuple};
+use crate::fixture::{Fixture, MARK_UNKNOWN_FLOW, datagram, from_host, inbound, outside, run, to_peer, tuple};
 use crate::packet::{Tag, echo, icmp_error, other, tag_octets, tcp, udp};
 use crate::world::Hook::{InsideIn, UplinkIn, UplinkOut};
 
@@ -464,7 +464,7 @@ fn a_peer_says_that_our_flow_crosses_its_own() {
             given: vec![Known(syn_sent().answered().tagged(1, 0))],
             packet: tcp(PEER, HOST, SYN).tagged(Tag::Conflict, NOWHERE),
             fate: Gone,
-            counts: &[],
+            counts: &[MessageUnmatched],
         },
         Fixture {
             what: "nor does a flow that was not tagged lately",
@@ -472,7 +472,7 @@ fn a_peer_says_that_our_flow_crosses_its_own() {
             given: vec![Known(syn_sent().tagged(1, 3))],
             packet: tcp(PEER, HOST, SYN).tagged(Tag::Conflict, NOWHERE),
             fate: Gone,
-            counts: &[],
+            counts: &[MessageUnmatched],
         },
         Fixture {
             what: "nor one that another peer has nothing to do with",
@@ -480,7 +480,7 @@ fn a_peer_says_that_our_flow_crosses_its_own() {
             given: vec![Known(syn_sent().tagged(1, 0))],
             packet: tcp((NODE3, 40000), HOST, SYN).tagged(Tag::Conflict, NOWHERE),
             fate: Gone,
-            counts: &[],
+            counts: &[MessageUnmatched],
         },
     ]);
 }
@@ -514,20 +514,20 @@ fn a_peer_has_forgotten_a_flow() {
             counts: &[UnknownFlowReceived],
         },
         Fixture {
-            what: "one that is not known here either",
+            what: "a connection with the peer's host itself is reset",
             at: UplinkIn,
             given: vec![],
             packet: tcp((NODE2, 80), (NODE1, 40000), ACK).tagged(Tag::UnknownFlow, NOWHERE),
-            fate: Gone,
+            fate: PassAs(tcp((NODE2, 80), (NODE1, 40000), RST).sequence(0xa0b0_c0d0)),
             counts: &[],
         },
         Fixture {
-            what: "another peer's word does not count",
+            what: "another peer's word does not count for UDP",
             at: UplinkIn,
-            given: vec![ours()],
-            packet: tcp((NODE3, 80), (NODE1, 40000), ACK).tagged(Tag::UnknownFlow, NOWHERE),
+            given: vec![Known(to_peer(proto::UDP, (N1, 40000), (N2, 80), NODE2).answered())],
+            packet: udp((NODE3, 80), (NODE1, 40000)).carrying(0).tagged(Tag::UnknownFlow, NOWHERE),
             fate: Gone,
-            counts: &[],
+            counts: &[MessageUnmatched],
         },
         Fixture {
             what: "nor does it for a flow that the peer has opened",
@@ -535,7 +535,7 @@ fn a_peer_has_forgotten_a_flow() {
             given: vec![Known(inbound(proto::TCP, PEER, CONTAINER).answered())],
             packet: tcp(PEER, HOST, ACK).tagged(Tag::UnknownFlow, NOWHERE),
             fate: Gone,
-            counts: &[],
+            counts: &[MessageUnmatched],
         },
     ]);
 }
@@ -618,12 +618,20 @@ fn this_host_has_forgotten_a_flow() {
             counts: &[],
         },
         Fixture {
-            what: "becomes the answer that the flow is unknown",
+            what: "follows an answer that the flow is unknown",
             at: UplinkOut,
             given: vec![],
             packet: icmp_error(NODE1, NODE2, (3, 3), &udp(PEER, HOST), 18).tos(0xc0),
-            fate: PassAs(udp(HOST, PEER).carrying(0).tos(0xc0).tagged(Tag::UnknownFlow, NOWHERE)),
+            fate: Pass,
             counts: &[UnknownFlowSent],
+        },
+        Fixture {
+            what: "which is made of its copy",
+            at: UplinkOut,
+            given: vec![],
+            packet: icmp_error(NODE1, NODE2, (3, 3), &udp(PEER, HOST), 18).tos(0xc0).marked(MARK_UNKNOWN_FLOW),
+            fate: PassAs(udp(HOST, PEER).carrying(0).tos(0xc0).tagged(Tag::UnknownFlow, NOWHERE)),
+            counts: &[],
         },
         Fixture {
             what: "but not to a peer that does not speak xnat",

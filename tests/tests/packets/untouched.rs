@@ -178,22 +178,22 @@ fn what_the_kernel_sends_to_containers_is_the_kernels() {
 }
 
 #[test]
-fn a_container_behind_another_interface_has_flows_of_its_own() {
+fn flows_follow_their_container_to_another_interface() {
     run([
         Fixture {
-            what: "the same tuple, from an interface where it does not belong",
+            what: "the bridge was made anew, and is another interface",
             at: InsideIn,
             given: vec![Known(outside(proto::TCP, CONTAINER, SERVER).behind(999))],
             packet: tcp(CONTAINER, SERVER, PSH | ACK),
-            fate: Pass,
+            fate: Redirect(tcp(MASQUERADED, SERVER, PSH | ACK).ttl(63)),
             counts: &[],
         },
         Fixture {
-            what: "an answer to the host's own, from inside",
+            what: "so do those that a peer has opened",
             at: InsideIn,
             given: vec![Known(inbound(proto::TCP, (NODE2, 1), (N1, 40000)).behind(999))],
             packet: tcp(CONTAINER, (NODE2, 1), RST),
-            fate: Pass,
+            fate: Redirect(tcp(MASQUERADED, (NODE2, 1), RST).ttl(63)),
             counts: &[],
         },
     ]);
