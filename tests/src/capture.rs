@@ -30,8 +30,22 @@ impl Capture {
         let file = std::env::temp_dir().join(format!("{}.pcap", unique("capture")));
         let mut command = ns.command("tcpdump");
         // Immediate mode and -U: a packet is in the file as soon as it was seen. -Z root: the file's folder
-        // need not be writable for the user that tcpdump would turn into.
-        command.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-B", "16384", "-i", interface, "-w"]);
+        // need not be writable for the user that tcpdump would turn into. -s and -B: the kernel's buffer has slots for
+        // the longest packet, and with tcpdump's usual four times longer ones a burst would find too few.
+        command.args([
+            "-n",
+            "-U",
+            "--immediate-mode",
+            "-Z",
+            "root",
+            "-s",
+            "66000",
+            "-B",
+            "32768",
+            "-i",
+            interface,
+            "-w",
+        ]);
         command.arg(&file).arg(filter);
         let mut tcpdump = Running::start(&mut command);
         tcpdump.expect_line("that it listens", wait::SOON, |line| line.contains("listening on"));

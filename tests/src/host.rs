@@ -39,6 +39,28 @@ impl Lan {
         &self.ns
     }
 
+    /// Loses what a rule of iptables matches (`-p tcp --dport 80`), on its way between any two machines.
+    pub fn lose(&self, rule: &str) {
+        self.ns.set_sysctl("net/bridge/bridge-nf-call-iptables", "1");
+        self.ns.shell(&format!("iptables -A FORWARD {rule} -j DROP"));
+    }
+
+    /// Loses the first packet that a rule matches and no other.
+    pub fn lose_first(&self, rule: &str) {
+        self.lose(&format!("{rule} -m statistic --mode nth --every 1000000 --packet 0"));
+    }
+
+    /// Loses nothing any more.
+    pub fn lose_nothing(&self) {
+        self.ns.shell("iptables -F FORWARD");
+    }
+
+    /// How many packets were lost by the rules that there are.
+    pub fn lost(&self) -> u64 {
+        let rules = self.ns.shell("iptables -L FORWARD -v -x -n");
+        rules.lines().skip(2).filter_map(|rule| rule.split_whitespace().next()?.parse::<u64>().ok()).sum()
+    }
+
     /// Joins `interface` of a machine to the wire and returns the name of the switch port.
     pub fn plug(&self, machine: &Namespace, interface: &str) -> String {
         let port = format!("port{}", self.ports.fetch_add(1, Ordering::Relaxed));

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Namespace;
-use crate::packet::{ICMP, UDP};
+use crate::packet::{ICMP, TCP, UDP};
 
 /// An IPv4 packet to be made by hand. The kernel fills in length, identification and header checksum.
 #[derive(Debug, Clone)]
@@ -36,6 +36,21 @@ impl Raw {
         let mut body = [src.1.to_be_bytes(), dst.1.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
         body.extend(payload);
         Self::new(src.0, dst.0, UDP, &body)
+    }
+
+    /// A TCP segment without options and payload.
+    pub fn tcp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8, seq: u32, ack: u32) -> Self {
+        let mut body = [src.1.to_be_bytes(), dst.1.to_be_bytes()].concat();
+        body.extend([seq.to_be_bytes(), ack.to_be_bytes()].concat());
+        // Five words of header, a window of 65535, no checksum yet.
+        body.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        let pseudo = [src.0.octets(), dst.0.octets(), [0, TCP, 0, 20]].concat();
+        let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+        let sum: u32 = pseudo.chunks(2).chain(body.chunks(2)).map(word).sum();
+        let once = (sum & 0xffff) + (sum >> 16);
+        let checksum = !(((once & 0xffff) + (once >> 16)) as u16);
+        body[16..18].copy_from_slice(&checksum.to_be_bytes());
+        Self::new(src.0, dst.0, TCP, &body)
     }
 
     /// An echo request.

@@ -296,8 +296,14 @@ pub struct Flows {
 /// and returns when they have met.
 #[track_caller]
 pub fn start_both(reference: &Reference) -> (Xnat, Xnat) {
+    start_both_with(reference, "")
+}
+
+/// As [`start_both`], with further words for both (`--hooks clsact`).
+#[track_caller]
+pub fn start_both_with(reference: &Reference, words: &str) -> (Xnat, Xnat) {
     use crate::topology::{NODE1, NODE2, SUBNET1, SUBNET2};
-    let mut nodes = start_mesh(&[(&reference.node1, NODE1, SUBNET1), (&reference.node2, NODE2, SUBNET2)]);
+    let mut nodes = start_mesh_with(&[(&reference.node1, NODE1, SUBNET1), (&reference.node2, NODE2, SUBNET2)], words);
     let second = nodes.pop().expect("two");
     (nodes.pop().expect("two"), second)
 }
@@ -305,10 +311,15 @@ pub fn start_both(reference: &Reference) -> (Xnat, Xnat) {
 /// Starts xnat on every node, each told the addresses of all others, and returns when all have met.
 #[track_caller]
 pub fn start_mesh(nodes: &[(&Node, Ipv4Addr, &str)]) -> Vec<Xnat> {
+    start_mesh_with(nodes, "")
+}
+
+#[track_caller]
+fn start_mesh_with(nodes: &[(&Node, Ipv4Addr, &str)], words: &str) -> Vec<Xnat> {
     let others = |me: Ipv4Addr| nodes.iter().map(|(_, address, _)| *address).filter(move |address| *address != me);
     let start = |(node, address, subnet): &(&Node, Ipv4Addr, &str)| {
         let peers: Vec<String> = others(*address).map(|peer| format!("--peer {peer}")).collect();
-        Xnat::start(node.host.ns(), &format!("{} --subnet {subnet}", peers.join(" ")))
+        Xnat::start(node.host.ns(), &format!("{} --subnet {subnet} {words}", peers.join(" ")))
     };
     let running: Vec<Xnat> = nodes.iter().map(start).collect();
     for (xnat, (_, address, _)) in running.iter().zip(nodes) {

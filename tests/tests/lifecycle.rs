@@ -83,7 +83,10 @@ fn a_qdisc_of_ours_stays_when_somebody_else_has_put_a_filter_in() {
     add_filter(host, "br0");
     one.stop(Signal::SIGTERM).expect_code(0);
     let filters = host.run(&["tc", "filter", "show", "dev", "br0", "ingress"]);
-    assert!(filters.contains("bytecode") && !filters.contains("xnat"), "the foreign filter and nothing else: {filters}");
+    assert!(
+        filters.contains("bytecode") && !filters.contains("xnat"),
+        "the foreign filter and nothing else: {filters}"
+    );
     assert!(!host.run(&["tc", "qdisc", "show", "dev", "eth0"]).contains("clsact"), "nobody needs this one");
 }
 

@@ -1,4 +1,6 @@
 //! DESIGN §2: what must be seen where. Five captures between the two containers, and every packet in them judged.
+//!
+//! It is the same whatever way the packets go, so every test here runs in every mode.
 
 use std::net::Ipv4Addr;
 
@@ -11,6 +13,39 @@ use xnat_tests::{udp, xnat};
 
 /// The port of the link between daemons.
 const LINK: u16 = 9628;
+
+/// Makes a test of each function in each mode: with TCX, with filters of a clsact qdisc, and with the kernel forwarding
+/// and only the uplink's hooks translating.
+macro_rules! in_every_mode {
+    ($($test:ident)*) => {
+        mod with_tcx {
+            $(#[test] fn $test() { super::$test("--hooks tcx"); })*
+        }
+        mod with_clsact {
+            $(#[test] fn $test() { super::$test("--hooks clsact"); })*
+        }
+        mod on_the_kernels_path {
+            $(#[test] fn $test() { super::$test("--kernel-path"); })*
+        }
+    };
+}
+
+in_every_mode! {
+    the_kernel_forwards_only_what_it_is_to
+    tcp_is_seen_as_the_table_says
+    udp_is_seen_as_the_table_says
+    ping_is_seen_as_the_table_says
+    udp_is_tagged_until_the_first_reply_and_not_after
+    a_one_way_flow_is_tagged_on_its_first_sixteen_packets
+    a_ping_that_leaves_no_room_for_the_tag_is_announced
+    a_fragmented_ping_arrives
+    a_fragmented_datagram_arrives_whole
+    an_address_without_a_container_does_not_answer
+    a_stopped_container_does_not_answer_and_a_started_one_does
+    a_closed_port_is_refused_by_the_container_itself
+    a_closed_udp_port_is_reported_with_the_containers_addresses
+    mirrored_tuples_of_different_containers_are_kept_apart
+}
 
 type Tuple = (Ipv4Addr, u16, Ipv4Addr, u16);
 
@@ -95,10 +130,20 @@ impl<'a> Way<'a> {
     }
 }
 
-#[test]
-fn tcp_is_seen_as_the_table_says() {
+fn the_kernel_forwards_only_what_it_is_to(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
+    let host = reference.node1.host.ns();
+    host.shell("iptables -A FORWARD -i br0 -o eth0");
+    ping(reference.n1().ns(), "-c 3", N2).expect_answered_by(N2);
+    let rules = host.shell("iptables -L FORWARD -v -x -n");
+    let count = rules.lines().nth(2).and_then(|rule| rule.split_whitespace().next());
+    assert_eq!(count, Some(if mode == "--kernel-path" { "3" } else { "0" }), "{rules}");
+}
+
+fn tcp_is_seen_as_the_table_says(mode: &str) {
+    let reference = Reference::new();
+    let _xnat = xnat::start_both_with(&reference, mode);
     let mut sport = 40000;
     for offload in [true, false] {
         reference.node1.set_offload(offload);
@@ -125,10 +170,9 @@ fn tcp_is_seen_as_the_table_says() {
     }
 }
 
-#[test]
-fn udp_is_seen_as_the_table_says() {
+fn udp_is_seen_as_the_table_says(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let mut sport = 41000;
     for offload in [true, false] {
         reference.node1.set_offload(offload);
@@ -141,16 +185,17 @@ fn udp_is_seen_as_the_table_says() {
             for length in [20, 900, 1400] {
                 udp::expect_echo(&socket, (answerer.containers[0].address(), 5300), u64::from(sport), length);
             }
-            way.places[0].expect_count("an answer", 3, |p| p.proto == UDP && p.dport == sport);
+            for capture in &way.places {
+                capture.expect_count("an answer", 3, |p| p.proto == UDP && p.dport == sport);
+            }
             way.judge(UDP, sport, 5300, |_| true);
         }
     }
 }
 
-#[test]
-fn ping_is_seen_as_the_table_says() {
+fn ping_is_seen_as_the_table_says(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     for offload in [true, false] {
         reference.node1.set_offload(offload);
         reference.node2.set_offload(offload);
@@ -161,16 +206,17 @@ fn ping_is_seen_as_the_table_says() {
             let result = ping(opener.containers[0].ns(), &format!("-c 3 -e {id}"), target);
             result.expect_answered_by(target);
             assert!(result.replies.iter().all(|(_, ttl)| *ttl == 62), "two hosts away: {}", result.output);
-            way.places[0].expect_count("a reply", 3, |p| p.proto == ICMP && p.icmp_type == 0);
+            for capture in &way.places {
+                capture.expect_count("a reply", 3, |p| p.proto == ICMP && p.icmp_type == 0);
+            }
             way.judge(ICMP, id, 0, |_| true);
         }
     }
 }
 
-#[test]
-fn udp_is_tagged_until_the_first_reply_and_not_after() {
+fn udp_is_tagged_until_the_first_reply_and_not_after(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let server = udp::Server::silent(reference.n2().ns(), 5301);
     let wire = Capture::on(reference.node1.host.wire());
     let at_n2 = Capture::on(reference.n2().inside());
@@ -189,10 +235,9 @@ fn udp_is_tagged_until_the_first_reply_and_not_after() {
     assert!(packets[3].options.is_empty(), "a confirmed flow carries nothing: {:?}", packets[3]);
 }
 
-#[test]
-fn a_one_way_flow_is_tagged_on_its_first_sixteen_packets() {
+fn a_one_way_flow_is_tagged_on_its_first_sixteen_packets(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let server = udp::Server::silent(reference.n2().ns(), 5302);
     let wire = Capture::on(reference.node1.host.wire());
     let socket = udp::socket(reference.n1().ns(), 41600);
@@ -207,10 +252,9 @@ fn a_one_way_flow_is_tagged_on_its_first_sixteen_packets() {
     xnat_tests::wait::until_true("all are delivered", xnat_tests::wait::SOON, || server.received().len() == 24);
 }
 
-#[test]
-fn a_ping_that_leaves_no_room_for_the_tag_is_announced() {
+fn a_ping_that_leaves_no_room_for_the_tag_is_announced(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let wire = Capture::on(reference.node1.host.wire());
     let at_n2 = Capture::on(reference.n2().inside());
     for (size, words) in [(1472, "-M do"), (1472, ""), (1466, "-M do")] {
@@ -225,13 +269,13 @@ fn a_ping_that_leaves_no_room_for_the_tag_is_announced() {
     // The announcement is consumed: n2 sees six requests and no option.
     let requests = at_n2.expect_count("a request", 6, |p| p.proto == ICMP && p.icmp_type == 8);
     assert_eq!(requests.len(), 6);
-    at_n2.expect_none("an option or a bare header", |p| !p.options.is_empty() || p.proto == ICMP && p.len < 1400);
+    let from_n1 = |p: &Packet| p.goes(NODE1, N2);
+    at_n2.expect_none("an option or a bare header", |p| from_n1(p) && (!p.options.is_empty() || p.len < 1400));
 }
 
-#[test]
-fn a_fragmented_ping_arrives() {
+fn a_fragmented_ping_arrives(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let wire = Capture::on(reference.node1.host.wire());
     ping(reference.n1().ns(), "-c 3 -s 3000", N2).expect_answered_by(N2);
     ping(reference.n2().ns(), "-c 3 -s 8000", N1).expect_answered_by(N1);
@@ -240,10 +284,9 @@ fn a_fragmented_ping_arrives() {
     });
 }
 
-#[test]
-fn a_fragmented_datagram_arrives_whole() {
+fn a_fragmented_datagram_arrives_whole(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let server = udp::Server::echo(reference.n2().ns(), 5303);
     let socket = udp::socket(reference.n1().ns(), 41700);
     for (seed, length) in [(1, 100), (2, 4000), (3, 20_000)] {
@@ -254,10 +297,9 @@ fn a_fragmented_datagram_arrives_whole() {
     assert!(server.received().iter().all(|(from, _)| *from.ip() == NODE1));
 }
 
-#[test]
-fn an_address_without_a_container_does_not_answer() {
+fn an_address_without_a_container_does_not_answer(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let nobody = Ipv4Addr::new(192, 168, 220, 99);
     ping(reference.n1().ns(), "-c 2", nobody).expect_silence();
     ping(reference.n1().ns(), "-c 1", N2).expect_answered_by(N2);
@@ -268,10 +310,9 @@ fn an_address_without_a_container_does_not_answer() {
     assert_eq!(host.clients(), []);
 }
 
-#[test]
-fn a_stopped_container_does_not_answer_and_a_started_one_does() {
+fn a_stopped_container_does_not_answer_and_a_started_one_does(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let mut n2 = reference.n2().clone();
     ping(reference.n1().ns(), "-c 1", N2).expect_answered_by(N2);
     n2.stop();
@@ -284,10 +325,9 @@ fn a_stopped_container_does_not_answer_and_a_started_one_does() {
     ping(n2.ns(), "-c 1", N1).expect_answered_by(N1);
 }
 
-#[test]
-fn a_closed_port_is_refused_by_the_container_itself() {
+fn a_closed_port_is_refused_by_the_container_itself(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     // A listener on the host only must not answer in the container's name.
     let host = tcp::Server::start(reference.node2.host.ns(), 9090, Service::Whoami);
     let at_n1 = Capture::on(reference.n1().inside());
@@ -301,10 +341,9 @@ fn a_closed_port_is_refused_by_the_container_itself() {
     assert_eq!(host.clients(), []);
 }
 
-#[test]
-fn a_closed_udp_port_is_reported_with_the_containers_addresses() {
+fn a_closed_udp_port_is_reported_with_the_containers_addresses(mode: &str) {
     let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let at_n1 = Capture::on(reference.n1().inside());
     let wire = Capture::on(reference.node1.host.wire());
     let socket = udp::socket(reference.n1().ns(), 42100);
@@ -320,10 +359,9 @@ fn a_closed_udp_port_is_reported_with_the_containers_addresses() {
     assert!(outer.checksums_right() && inner.checksums_right(), "{outer:?} {inner:?}");
 }
 
-#[test]
-fn mirrored_tuples_of_different_containers_are_kept_apart() {
+fn mirrored_tuples_of_different_containers_are_kept_apart(mode: &str) {
     let reference = Reference::with_containers(2);
-    let _xnat = xnat::start_both(&reference);
+    let _xnat = xnat::start_both_with(&reference, mode);
     let second = |node: &Node| node.containers[1].clone();
     let (n1b, n2b) = (second(&reference.node1), second(&reference.node2));
     let in_n2 = tcp::Server::start(reference.n2().ns(), 50000, Service::Echo);

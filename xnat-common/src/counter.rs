@@ -55,15 +55,15 @@ counters! {
     6 TagsReceived "tags_received" Event "opening packets with a flow tag accepted from a peer";
     7 AnnouncesSent "announces_sent" Event "flows announced by a header of their own, because the tag did not fit";
     8 AnnouncesReceived "announces_received" Event "announcements accepted from a peer";
-    9 UnknownFlowSent "unknown_flow_sent" Event "packets of a flow unknown here, answered to the peer with unknown-flow";
-    10 UnknownFlowReceived "unknown_flow_received" Event "unknown-flow answers from a peer; the flow is tagged again";
+    9 UnknownFlowSent "unknown_flow_sent" Event "resets and port-unreachable errors to a peer that say that the flow may be unknown here";
+    10 UnknownFlowReceived "unknown_flow_received" Event "errors of a peer that has forgotten a flow; it is told of the flow again";
     11 ConflictSent "conflict_sent" Event "openings from a peer that crossed one of ours on the same wire tuple";
     12 ConflictReceived "conflict_received" Event "conflict answers from a peer; the flow moved to another port";
     13 KernelFlows "kernel_flows" Event "tuples remembered as belonging to the kernel's own NAT";
     14 ToKernelTtl "to_kernel_ttl" Fallback "packets with an exhausted TTL, left to the kernel to answer";
     15 ToKernelMtu "to_kernel_mtu" Fallback "packets over the MTU, left to the kernel to answer or fragment";
     16 ToKernelRoute "to_kernel_route" Fallback "packets whose route does not lead through the uplink, left to the kernel";
-    17 UnknownFlowLimited "unknown_flow_limited" Drop "packets of unknown flows beyond the rate at which they are answered";
+    17 UnknownFlowLimited "unknown_flow_limited" Drop "such errors to a peer beyond the rate at which they are sent";
     18 Malformed "malformed" Drop "packets whose headers are shorter than they claim";
     19 PrivateSource "private_source" Drop "packets that would have left the uplink with a container's address";
     20 InsideTag "inside_tag" Drop "packets from inside that carried a flow tag";
@@ -81,8 +81,7 @@ counters! {
     32 IcmpErrorUntranslatable "icmp_error_untranslatable" Drop "ICMP errors about a known flow whose embedded packet could not be translated";
     33 FlowsCrossed "flows_crossed" Event "flows that a peer has opened from its end as well, made one";
     34 PrivateDestination "private_destination" Drop "packets that would have left the uplink for a peer's container by its own address";
-    35 Forgotten "forgotten" Drop "errors of a peer's host about a flow that the peer had forgotten and is told of again";
-    36 MessageUnmatched "message_unmatched" Drop "messages of a peer about no flow of this host's, or to which nothing could be done";
+    35 MessageUnmatched "message_unmatched" Drop "messages of a peer about no flow of this host's, or to which nothing could be done";
 }
 
 /// Room in the `COUNTERS` map, so that new counters do not change its layout.

@@ -265,8 +265,6 @@ impl State {
     /// The peer has opened the same conversation from its end, on the mirrored wire tuple. Neither end tags it.
     pub const CROSSED: u32 = 1 << 14;
 
-    /// The peer has said that it does not know the flow, and no packet has told it since.
-    pub const FORGOTTEN: u32 = 1 << 16;
     /// The flow is being moved to another port.
     pub const MOVING: u32 = 1 << 17;
     /// User space wants the flow ended; the collector does it when it comes by, however busy the flow is.

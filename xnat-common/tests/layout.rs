@@ -104,7 +104,6 @@ const COUNTERS: [&str; 34] = [
     "icmp_error_untranslatable",
     "flows_crossed",
     "private_destination",
-    "forgotten",
     "message_unmatched",
 ];
 

@@ -54,8 +54,8 @@ extern "C" fn xnat_account(reference: u64, protocol: u32, flags: u32, len: u32, 
 /// The state of a flow after a packet.
 #[inline(always)]
 fn next_state(old: State, direction: Direction, from_wire: bool, protocol: u8, flags: u8) -> State {
-    // From the wire: the packet that an announcement was for has come. From inside: the packet that tells the peer goes.
-    let mut state = State(old.0 & !if from_wire { State::ANNOUNCED } else { State::FORGOTTEN });
+    // From the wire: the packet that an announcement was for has come.
+    let mut state = if from_wire { State(old.0 & !State::ANNOUNCED) } else { old };
     if direction == Direction::Reply {
         state.0 |= State::REPLIED | State::CONFIRMED;
         if protocol != proto::TCP {

@@ -6,17 +6,17 @@
 use xnat_common::checksum;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::flow::{Kind, State};
+use xnat_common::flow::Kind;
 use xnat_common::packet::{Headers, Icmp, icmp_header, ipv4, proto, tcp_header};
 use xnat_common::translate::{Translation, transport_checksum};
-use xnat_common::{Addr, FlowKey, Port, Side, Tuple};
+use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
 use crate::parse::{IP, transport_offset};
-use crate::skb::{MARK_UNKNOWN_FLOW, Skb};
+use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{maps, message, parse, receive, rewrite};
+use crate::{rewrite, tag};
 
 /// ICMP code "port unreachable".
 const PORT_UNREACHABLE: u8 = 3;
@@ -50,10 +50,14 @@ impl Embedded {
 
 /// An error from a container or a router inside, or of the host's own making: toward the wire.
 #[inline(always)]
-pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool) -> Step<Verdict> {
+pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool, now: Ticks) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
     let Some(found) = find(&embedded, Side::Inside) else {
-        return unclaimed(skb, config, headers, &embedded, fast);
+        // The packet may well have been of a flow that this host has forgotten.
+        if !fast && headers.tuple.src == config.address && is_nobody_listens(skb, headers, &embedded) {
+            tag::add_unknown_flow(skb, headers, now)?;
+        }
+        return Ok(Verdict::PASS);
     };
     if fast {
         forward::check_outward(skb, config, headers)?;
@@ -70,10 +74,6 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool) -> Step
 pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
     let found = find(&embedded, Side::Wire).ok_or(Verdict::PASS)?;
-    let nobody_listens = headers.flags == icmp_header::UNREACHABLE && code(skb, headers) == PORT_UNREACHABLE;
-    if nobody_listens && found.state().has(State::FORGOTTEN) {
-        return Err(Verdict::drop(Counter::Forgotten));
-    }
     let to = found.flow().translated(found.direction());
     let outer = Tuple { src: inward_source(skb, headers, &embedded, to.src), dst: to.dst, ..Tuple::default() };
     let to_host = found.flow().kind == Kind::Host as u8;
@@ -107,38 +107,20 @@ fn find(embedded: &Embedded, side: Side) -> Option<Found> {
     lookup::find(&FlowKey::new(embedded.tuple.reversed(), embedded.proto, side))
 }
 
-/// An error toward the wire about a packet of no flow. When this host says that nobody listens on a UDP port, to a peer
-/// that runs xnat, then the packet may well have been of a flow that this host has forgotten: the peer is told so.
+/// Whether an error is the host's own word that nobody listens on a UDP port.
 #[inline(always)]
-fn unclaimed(skb: Skb, config: &Config, headers: &Headers, embedded: &Embedded, fast: bool) -> Step<Verdict> {
-    let code = code(skb, headers);
-    let nobody_listens = headers.flags == icmp_header::UNREACHABLE && code == PORT_UNREACHABLE;
-    if fast
-        || !nobody_listens
-        || embedded.proto != proto::UDP
-        || headers.tuple.src != config.address
-        || embedded.tuple.src != headers.tuple.dst
-    {
-        return Ok(Verdict::PASS);
-    }
-    // The message goes ahead of the error, which the peer drops if the message has meant something to it.
-    if receive::may_tell_unknown_flow(headers.tuple.dst, maps::now())? {
-        skb.set_mark(MARK_UNKNOWN_FLOW);
-        let sent = skb.send_copy(config.uplink);
-        skb.set_mark(0);
-        sent?;
-    }
-    Ok(Verdict::PASS)
+fn is_nobody_listens(skb: Skb, headers: &Headers, embedded: &Embedded) -> bool {
+    headers.flags == icmp_header::UNREACHABLE
+        && code(skb, headers) == PORT_UNREACHABLE
+        && embedded.proto == proto::UDP
+        && headers.tuple.src == embedded.tuple.dst
 }
 
-/// At the uplink's egress hook: makes an unknown-flow message of the copy of a port-unreachable error.
+/// The tuple of the packets that go with an error that carries a flow tag, and their protocol.
 #[inline(always)]
-pub fn into_unknown_flow(skb: Skb) -> Step<Verdict> {
-    let headers = parse::headers(skb)?;
-    let embedded = embedded(skb, &headers)?;
-    message::unknown_udp_flow(skb, &headers, embedded.tuple.reversed())?;
-    skb.set_mark(0);
-    Ok(Verdict::PASS)
+pub fn answers(skb: Skb, headers: &Headers) -> Option<(Tuple, u8)> {
+    let embedded = embedded(skb, headers).ok()?;
+    Some((embedded.tuple.reversed(), embedded.proto))
 }
 
 /// Reads the packet inside; what is too short or a later fragment belongs to nobody here.

@@ -6,7 +6,7 @@ use xnat_common::counter::Counter;
 use xnat_common::packet::{Headers, icmp_header, ipv4, proto, tcp_header, udp_header};
 use xnat_common::tag::{Kind, Tag};
 use xnat_common::translate::transport_checksum;
-use xnat_common::{FlowKey, Side, Tuple, tcp};
+use xnat_common::{FlowKey, Side};
 
 use crate::parse::{self, IP, transport_offset};
 use crate::skb::{MARK_DONE, Skb};
@@ -34,37 +34,6 @@ pub fn send_back(skb: Skb, config: &Config, headers: &Headers, tag: Tag) -> Step
     tag::insert(skb, tag)?;
     skb.set_mark(MARK_DONE);
     Ok(Skb::redirect(config.uplink))
-}
-
-/// Makes the answer that a UDP flow is unknown of a copy of the port-unreachable error that the host is about to send. `answer` is
-/// the tuple of a packet that answers the one which the error is about.
-#[inline(always)]
-pub fn unknown_udp_flow(skb: Skb, headers: &Headers, answer: Tuple) -> Step<()> {
-    let udp = Headers { tuple: answer, proto: proto::UDP, ..*headers };
-    let ip: *mut [u8; ipv4::LEN] = skb.at(IP).ok_or(FAILED)?;
-    // SAFETY: `at` has checked the bounds.
-    unsafe { *ip.cast::<u8>().add(ipv4::PROTO) = proto::UDP };
-    skb.store(transport_offset(headers), [answer.sport, answer.dport])?;
-    header_only(skb, &udp)?;
-    tag::insert(skb, Tag::UNKNOWN_FLOW)
-}
-
-/// Makes of an unknown-flow message the reset that the peer's host would have sent (RFC 9293 §3.10.7.1: its sequence number
-/// is the acknowledgement number of the segment that it answers).
-#[inline(always)]
-pub fn into_reset(skb: Skb, headers: &mut Headers) -> Step<()> {
-    let start = transport_offset(headers);
-    let old: [u16; 6] = skb.load(start + tcp_header::SEQUENCE).ok_or(FAILED)?;
-    let [_, _, ack_high, ack_low, offset_flags, window] = old;
-    let [data_offset, _] = offset_flags.to_ne_bytes();
-    let new = [ack_high, ack_low, 0, 0, u16::from_ne_bytes([data_offset, tcp::flags::RST]), window];
-    skb.store(start + tcp_header::SEQUENCE, new)?;
-    let mut delta = 0;
-    for word in 0..6 {
-        delta += checksum::delta16(old[word], new[word]);
-    }
-    headers.flags = tcp::flags::RST;
-    skb.change_checksum(start + tcp_header::CHECKSUM, delta, false, false)
 }
 
 /// Cuts a packet to its IP header without options and the fixed part of the transport header, checksums made good.

@@ -8,6 +8,7 @@ use xnat_common::{Addr, FlowKey, Side, Ticks, Tuple};
 
 use crate::claim::{self, Opening, Refused};
 use crate::lookup::{self, Found};
+use crate::maps::INSIDES;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{forward, kernel_flow, maps};
@@ -21,6 +22,11 @@ pub fn from_container(skb: Skb, config: &Config, headers: &Headers, inside: u32,
         _ => return Err(Verdict::PASS),
     }
     let opening = outward(config, headers, inside, now)?;
+    // In the middle of a connection with anybody but a peer's container: the kernel's own NAT may know it. If it does not,
+    // the packet comes to the uplink's egress hook as it is.
+    if opening.peer == Addr::UNSPECIFIED && !headers.opens() {
+        return Err(Verdict::PASS);
+    }
     let wire_dst = opening.reply.src;
     if !forward::leads_to_uplink(skb, config, headers, inside, wire_dst) {
         if opening.peer != Addr::UNSPECIFIED {
@@ -60,15 +66,40 @@ pub fn at_egress(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> St
 /// made anew is another interface.
 #[inline(always)]
 pub fn follow(found: &Found, inside: u32) -> bool {
-    let flow = found.flow();
-    let container = flow.translated(found.direction().opposite()).dst;
-    let moved = flow.kind != Kind::Host as u8
-        && maps::subnet(container).is_some_and(|subnet| subnet.is_own() && subnet.inside == inside);
-    if moved {
-        // SAFETY: one aligned store; every reader gets the old interface or the new one.
-        unsafe { (&raw mut (*found.flow).inside).write_volatile(inside) };
+    let container = found.flow().translated(found.direction().opposite()).dst;
+    if found.flow().kind == Kind::Host as u8 || interface_of(container) != Some(inside) {
+        return false;
     }
-    moved
+    set_inside(found, inside);
+    true
+}
+
+/// The interface behind which a flow's `container` is; the one that the flow remembers, unless that has gone.
+#[inline(always)]
+pub fn where_inside(found: &Found, container: Addr) -> u32 {
+    let inside = found.flow().inside;
+    if inside == 0 || INSIDES.get_ptr(&inside).is_some() {
+        return inside;
+    }
+    match interface_of(container) {
+        Some(new) => {
+            set_inside(found, new);
+            new
+        }
+        None => inside,
+    }
+}
+
+/// The interface that holds the subnet of a container of ours.
+#[inline(always)]
+fn interface_of(container: Addr) -> Option<u32> {
+    maps::subnet(container).filter(|subnet| subnet.is_own() && subnet.inside != 0).map(|subnet| subnet.inside)
+}
+
+#[inline(always)]
+fn set_inside(found: &Found, inside: u32) {
+    // SAFETY: one aligned store; every reader gets the old interface or the new one.
+    unsafe { (&raw mut (*found.flow).inside).write_volatile(inside) };
 }
 
 /// What a packet toward the wire would open.

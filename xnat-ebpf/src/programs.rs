@@ -4,15 +4,18 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::packet::Headers;
+use xnat_common::packet::{Headers, proto};
 use xnat_common::subnet::Subnet;
+use xnat_common::tcp::flags;
 use xnat_common::{FlowKey, Side, Ticks};
 
 use crate::lookup::{self, Found};
 use crate::maps::{self, INSIDES};
-use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, MARK_UNKNOWN_FLOW, Skb};
+use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, translate};
+use crate::{
+    collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
+};
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
 #[classifier]
@@ -41,7 +44,7 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     }
     let now = maps::now();
     if headers.is_icmp_error() {
-        return icmp_error::outward(skb, config, &headers, true);
+        return icmp_error::outward(skb, config, &headers, true, now);
     }
     let found = match find(&headers, Side::Inside, now) {
         Some(found) if found.flow().inside == inside.ifindex || open::follow(&found, inside.ifindex) => found,
@@ -106,7 +109,7 @@ fn from_wire(skb: Skb) -> Step<Verdict> {
         Some(found) if receive::is_for_host(&headers, &found) => Ok(Verdict::PASS),
         Some(found) if receive::is_of_crossing(&found) => Err(Verdict::drop(Counter::ConflictHeld)),
         Some(found) => translate::inward(skb, &headers, &found, now),
-        None => receive::stray(skb, config, &headers, now),
+        None => Ok(Verdict::PASS),
     }
 }
 
@@ -129,9 +132,6 @@ fn to_wire(skb: Skb) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
     if mark == MARK_ANNOUNCE {
         return message::announce(skb, config);
-    }
-    if mark == MARK_UNKNOWN_FLOW {
-        return icmp_error::into_unknown_flow(skb);
     }
     let verdict = match kernel_routed(skb, config) {
         Ok(verdict) | Err(verdict) => verdict,
@@ -172,7 +172,7 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
     }
     let now = maps::now();
     if headers.is_icmp_error() {
-        return icmp_error::outward(skb, config, headers, false);
+        return icmp_error::outward(skb, config, headers, false, now);
     }
     let found = match find(headers, Side::Inside, now) {
         Some(found) => found,
@@ -184,7 +184,7 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
             Ok(found) => found,
             Err(verdict) => {
                 if headers.tuple.src == config.address {
-                    leave_alone(skb, headers, now);
+                    leave_alone(skb, headers, now)?;
                 }
                 return Err(verdict);
             }
@@ -195,13 +195,20 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
 
 /// A packet with the host's address that is not translated here: what it uses is remembered, so that no flow gets it.
 #[inline(always)]
-fn leave_alone(skb: Skb, headers: &Headers, now: Ticks) {
-    if skb.has_socket() {
-        socket::stamp(skb, headers, now);
-    } else {
+fn leave_alone(skb: Skb, headers: &Headers, now: Ticks) -> Step<()> {
+    if !skb.has_socket() {
         // Forwarded, and translated by the kernel: the answers are the kernel's as well.
         kernel_flow::remember(headers, Side::Wire, now);
+        return Ok(());
     }
+    // A reset that acknowledges nothing, from no socket of its own, answers a segment in the middle of a connection that
+    // nobody here knows (`tcp_v4_send_reset`, which sends from a socket of the kernel's).
+    let unknown = headers.proto == proto::TCP && headers.flags & (flags::RST | flags::ACK) == flags::RST;
+    if unknown && skb.socket_port() != u32::from(headers.tuple.sport.number()) {
+        return tag::add_unknown_flow(skb, headers, now);
+    }
+    socket::stamp(skb, headers, now);
+    Ok(())
 }
 
 /// Whether a packet with these headers comes from one of this host's subnets.

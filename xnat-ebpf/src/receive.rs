@@ -4,7 +4,6 @@ use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, ipv4, proto};
-use xnat_common::subnet::Peer;
 use xnat_common::tag::{self, Tag, TagError};
 use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, tcp};
 
@@ -12,9 +11,8 @@ use crate::lookup::{self, Found};
 use crate::maps::{self, PEERS, count};
 use crate::parse::IP;
 use crate::skb::Skb;
-use crate::socket::{self, Rival};
 use crate::verdict::{Step, Verdict};
-use crate::{account, collect, fragment, kernel_flow, message, open, port, tag as tags, translate};
+use crate::{account, collect, fragment, icmp_error, message, open, port, tag as tags, translate};
 
 /// How long after a tag a conflict may be its answer.
 const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
@@ -33,8 +31,7 @@ pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> 
     if PEERS.get_ptr(&headers.tuple.src).is_none() {
         return Err(Verdict::drop(Counter::TagStranger));
     }
-    // Errors open nothing, and the packet inside would not be translated.
-    if usize::from(headers.ip_len) < ipv4::LEN + tag::LEN || headers.is_icmp_error() {
+    if usize::from(headers.ip_len) < ipv4::LEN + tag::LEN {
         return Err(Verdict::drop(Counter::TagMalformed));
     }
     let tag = match Tag::decode(option) {
@@ -43,6 +40,10 @@ pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> 
         Err(TagError::Length) => return Err(Verdict::drop(Counter::TagMalformed)),
     };
     match tag.kind {
+        // Errors open nothing, and the packet inside would not be translated.
+        tag::Kind::Open | tag::Kind::Announce | tag::Kind::Conflict if headers.is_icmp_error() => {
+            Err(Verdict::drop(Counter::TagMalformed))
+        }
         tag::Kind::Open | tag::Kind::Announce => Err(opening(skb, config, headers, tag, option, now)?),
         tag::Kind::UnknownFlow => unknown_flow(skb, headers, option),
         tag::Kind::Conflict => Err(conflict(skb, headers, tag.destination, now)),
@@ -143,25 +144,28 @@ pub fn is_of_crossing(found: &Found) -> bool {
     held
 }
 
-/// A peer does not know a flow of ours: the next packet tells it again. If the flow was with the peer's host itself, its
-/// host would have answered with a reset: that is what the message becomes then, and goes on its way.
+/// A peer's host has sent a reset or a port-unreachable error because it does not know the flow. If it is one of ours, the
+/// next packet tells the peer of it again. Anything else is with the peer's host itself: then the error is what it is, and
+/// goes on its way without the tag.
 #[inline(always)]
 fn unknown_flow(skb: Skb, headers: &mut Headers, option: [u8; tag::LEN]) -> Step<()> {
-    if let Some(found) = own_flow_to_peer(headers) {
-        account::mark(&found, State::FORGOTTEN, State::CONFIRMED);
-        // SAFETY: a field of a map value; a lost race repeats a tag.
-        unsafe { (*found.flow).tagged = 0 };
-        count(Counter::UnknownFlowReceived);
-        return Err(Verdict::CONSUMED);
+    let (tuple, protocol) = if headers.is_icmp_error() {
+        icmp_error::answers(skb, headers).ok_or(Verdict::drop(Counter::TagMalformed))?
+    } else {
+        (headers.tuple, headers.proto)
+    };
+    match lookup::find(&FlowKey::new(tuple, protocol, Side::Wire)) {
+        Some(found) if is_own_to(&found, headers.tuple.src) => {
+            account::mark(&found, 0, State::CONFIRMED);
+            // SAFETY: a field of a map value; a lost race repeats a tag.
+            unsafe { (*found.flow).tagged = 0 };
+            count(Counter::UnknownFlowReceived);
+            Err(Verdict::CONSUMED)
+        }
+        // What the peer has opened itself its own container will tell this host of again.
+        Some(found) if found.flow().kind == Kind::Inbound as u8 => Err(Verdict::drop(Counter::MessageUnmatched)),
+        _ => tags::strip(skb, headers, option),
     }
-    // What the peer has opened itself its own container will tell this host of again.
-    let key = FlowKey::new(headers.tuple, headers.proto, Side::Wire);
-    let opened_there = lookup::find(&key).is_some_and(|found| found.flow().kind == Kind::Inbound as u8);
-    if opened_there || headers.proto != proto::TCP {
-        return Err(Verdict::drop(Counter::MessageUnmatched));
-    }
-    tags::strip(skb, headers, option)?;
-    message::into_reset(skb, headers)
 }
 
 /// A peer has a flow of its own on our flow's wire tuple, which only `container` may share: any other's moves.
@@ -196,10 +200,14 @@ fn own_flow_to_peer(headers: &Headers) -> Option<Found> {
     if headers.proto == proto::ICMP {
         (tuple.sport, tuple.dport) = (tuple.dport, tuple.sport);
     }
-    let found = lookup::find(&FlowKey::new(tuple, headers.proto, Side::Wire))?;
+    lookup::find(&FlowKey::new(tuple, headers.proto, Side::Wire)).filter(|found| is_own_to(found, headers.tuple.src))
+}
+
+/// Whether a flow was opened here, toward a container of `peer`.
+#[inline(always)]
+fn is_own_to(found: &Found, peer: Addr) -> bool {
     let flow = found.flow();
-    (flow.peer == headers.tuple.src && flow.kind != Kind::Inbound as u8 && found.direction() == Direction::Reply)
-        .then_some(found)
+    flow.peer == peer && flow.kind != Kind::Inbound as u8 && found.direction() == Direction::Reply
 }
 
 /// Whether an untagged packet that matches a peer's flow is not part of it: peers tag what they open, so an opening
@@ -216,49 +224,4 @@ pub fn is_for_host(headers: &Headers, found: &Found) -> bool {
         count(Counter::FlowsReplaced);
     }
     stale
-}
-
-/// An untagged packet from a peer in the middle of a TCP connection that nobody here knows: the peer is told, rather than
-/// that this host answers with a reset in the container's name.
-#[inline(always)]
-pub fn stray(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Verdict> {
-    if headers.proto != proto::TCP
-        || headers.flags & (tcp::flags::SYN | tcp::flags::RST) != 0
-        || headers.flags & tcp::flags::ACK == 0
-    {
-        return Ok(Verdict::PASS);
-    }
-    if maps::speaking_peer(headers.tuple.src).is_none() {
-        return Ok(Verdict::PASS);
-    }
-    let key = FlowKey::new(headers.tuple, headers.proto, Side::Wire);
-    if kernel_flow::knows(&key) || socket::takes(skb, headers.proto, &headers.tuple, Rival::Any) {
-        return Ok(Verdict::PASS);
-    }
-    if !may_tell_unknown_flow(headers.tuple.src, now)? {
-        return Ok(Verdict::PASS);
-    }
-    message::send_back(skb, config, headers, Tag::UNKNOWN_FLOW)
-}
-
-/// Whether a peer is to be told that a flow is unknown; false if it does not run xnat. Beyond the rate the packet is
-/// dropped.
-#[inline(always)]
-pub fn may_tell_unknown_flow(peer: Addr, now: Ticks) -> Step<bool> {
-    let Some(peer) = maps::speaking_peer(peer) else {
-        return Ok(false);
-    };
-    // SAFETY: fields of a map value; a lost race lets one answer more or less out.
-    unsafe {
-        if (*peer).unknown_flow_time != now.0 {
-            (*peer).unknown_flow_time = now.0;
-            (*peer).unknown_flow_count = 0;
-        }
-        if (*peer).unknown_flow_count >= Peer::UNKNOWN_FLOW_A_TICK {
-            return Err(Verdict::drop(Counter::UnknownFlowLimited));
-        }
-        (*peer).unknown_flow_count += 1;
-    }
-    count(Counter::UnknownFlowSent);
-    Ok(true)
 }

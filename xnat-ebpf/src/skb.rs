@@ -23,9 +23,6 @@ pub const MARK_ANNOUNCE: u32 = 0x786e_6161;
 /// take them for the kernel's own. The kernel may put it on its answers (`net.ipv4.fwmark_reflect`), which have to be
 /// translated, so it is not [`MARK_DONE`].
 pub const MARK_KERNEL: u32 = 0x786e_616b;
-/// Set on the copy of an ICMP error of which the uplink's egress hook is to make an unknown-flow message.
-pub const MARK_UNKNOWN_FLOW: u32 = 0x786e_6175;
-
 /// A packet.
 #[derive(Clone, Copy)]
 pub struct Skb(*mut __sk_buff);
@@ -103,7 +100,7 @@ impl Skb {
     }
 
     /// The port, in host order, of the socket that has sent the packet. What the kernel sends by itself, such as resets,
-    /// comes from sockets without one; zero then.
+    /// comes from raw sockets of its own, whose port is none of TCP's or UDP's.
     #[inline(always)]
     pub fn socket_port(self) -> u32 {
         // SAFETY: see len; both pointers are checked before they are used.

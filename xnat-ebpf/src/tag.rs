@@ -5,6 +5,7 @@ use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, ipv4, proto};
+use xnat_common::subnet::Peer;
 use xnat_common::tag::{self, Tag};
 use xnat_common::{Addr, Direction, Ticks, tcp};
 
@@ -63,6 +64,31 @@ pub fn carry_out(skb: Skb, config: &Config, found: &Found, plan: Plan, now: Tick
     let sent = skb.send_copy(config.uplink);
     skb.set_mark(0);
     sent
+}
+
+/// Adds to an error that this host sends to a peer's host that the flow may be unknown here, if the peer runs xnat.
+#[inline(always)]
+pub fn add_unknown_flow(skb: Skb, headers: &Headers, now: Ticks) -> Step<()> {
+    let Some(peer) = maps::speaking_peer(headers.tuple.dst) else {
+        return Ok(());
+    };
+    if headers.ip_len as usize != ipv4::LEN {
+        return Ok(());
+    }
+    // SAFETY: fields of a map value; a lost race lets one message more or less out.
+    unsafe {
+        if (*peer).unknown_flow_time != now.0 {
+            (*peer).unknown_flow_time = now.0;
+            (*peer).unknown_flow_count = 0;
+        }
+        // Without the tag the error would end a container's connection.
+        if (*peer).unknown_flow_count >= Peer::UNKNOWN_FLOW_A_TICK {
+            return Err(Verdict::drop(Counter::UnknownFlowLimited));
+        }
+        (*peer).unknown_flow_count += 1;
+    }
+    count(Counter::UnknownFlowSent);
+    insert(skb, Tag::UNKNOWN_FLOW)
 }
 
 /// Puts a tag behind the first 20 bytes of an IP header that has no options.

@@ -10,7 +10,7 @@ use crate::forward::{self, Ttl};
 use crate::lookup::Found;
 use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{account, fragment, rewrite, tag};
+use crate::{account, fragment, open, rewrite, tag};
 
 /// From inside to the wire, on the fast path: nothing but the uplink comes after.
 #[inline(always)]
@@ -48,7 +48,7 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
     fragment::remember(headers, Side::Wire, found, now);
     // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
-    let (kind, inside) = (found.flow().kind, found.flow().inside);
+    let (kind, inside) = (found.flow().kind, open::where_inside(found, to.dst));
     if !account::account(found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }

@@ -5,6 +5,7 @@
 
 mod build;
 mod demo;
+mod kernels;
 mod linker;
 mod lint;
 mod packages;

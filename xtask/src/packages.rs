@@ -53,6 +53,9 @@ pub(crate) const TESTS: &[Need] = &[
     need(&["traceroute"], "traceroute"),
 ];
 
+/// What the tests on other kernels need besides.
+pub(crate) const KERNELS: &[Need] = &[need(&["cpio"], "cpio"), need(&["qemu-system-x86"], "qemu-system-x86_64")];
+
 /// Makes sure of all that `who` (such as "the tests") needs: installs what is missing, or says how to.
 pub(crate) fn ensure(who: &str, needs: &[Need]) -> Result<()> {
     if find_program("dpkg-query").is_none() {

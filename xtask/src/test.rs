@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    build, packages,
+    build, kernels, packages,
     process::{self, note},
     toolchain::Toolchain,
     workspace::is_root,
@@ -39,7 +39,9 @@ enum Selection {
     Net,
     /// Real Docker engines
     Docker,
-    /// Everything
+    /// Other kernels, each in a virtual machine: fetches Debian's packages of Linux 6.1 and 6.12 and installs qemu
+    Kernels,
+    /// Everything but other kernels
     All,
 }
 
@@ -49,6 +51,7 @@ enum Tier {
     Packets,
     Net,
     Docker,
+    Kernels,
 }
 
 impl Tier {
@@ -58,6 +61,8 @@ impl Tier {
             Self::Packets
         } else if program.starts_with("docker") {
             Self::Docker
+        } else if program == "kernels" {
+            Self::Kernels
         } else {
             Self::Net
         }
@@ -65,11 +70,12 @@ impl Tier {
 
     fn is_in(self, selection: Selection) -> bool {
         match selection {
-            Selection::All => true,
+            Selection::All => self != Self::Kernels,
             Selection::Unit => false,
             Selection::Packets => self == Self::Packets,
             Selection::Net => self == Self::Net,
             Selection::Docker => self == Self::Docker,
+            Selection::Kernels => self == Self::Kernels,
         }
     }
 }
@@ -95,7 +101,11 @@ impl Options {
                  that do not"
             );
         }
-        packages::ensure("the tests", packages::TESTS)
+        packages::ensure("the tests", packages::TESTS)?;
+        if self.tier == Selection::Kernels {
+            packages::ensure("the tests", packages::KERNELS)?;
+        }
+        Ok(())
     }
 
     /// Builds and tests; goes on after a failure and names all that failed at the end.
@@ -113,8 +123,14 @@ impl Options {
                 bail!("{} has no tests of that tier", tests.display());
             }
             let binary = build::build(toolchain)?;
+            let kernels = kernels::folder(&toolchain.workspace);
+            let absent = if self.tier == Selection::Kernels { kernels::fetch(&kernels)? } else { Vec::new() };
             for program in programs {
-                let step = self.host_step(toolchain, &program, &binary);
+                let mut step = self.host_step(toolchain, &program, &binary);
+                step.env("XNAT_KERNELS", &kernels);
+                for series in &absent {
+                    step.arg(format!("--skip={}", kernels::tests_of(series)));
+                }
                 steps.push((program, step));
             }
         }
@@ -210,12 +226,13 @@ mod tests {
 
     #[test]
     fn tiers_are_told_by_name() {
-        let all = || ["udp", "docker_compose", "packets", "docker", "tcp"].map(str::to_owned);
+        let all = || ["udp", "docker_compose", "packets", "kernels", "docker", "tcp"].map(str::to_owned);
         let selected = |selection| select(all().to_vec(), selection);
         assert_eq!(selected(Selection::All), ["packets", "tcp", "udp", "docker", "docker_compose"]);
         assert_eq!(selected(Selection::Packets), ["packets"]);
         assert_eq!(selected(Selection::Net), ["tcp", "udp"]);
         assert_eq!(selected(Selection::Docker), ["docker", "docker_compose"]);
+        assert_eq!(selected(Selection::Kernels), ["kernels"]);
         assert!(selected(Selection::Unit).is_empty());
     }
 
@@ -234,7 +251,7 @@ mod tests {
     fn only_unit_tests_do_without_root() {
         assert!(options("--tier unit").prepare().is_ok());
         assert!(!options("--tier unit").runs_hosts());
-        for tier in ["packets", "net", "docker", "all"] {
+        for tier in ["packets", "net", "docker", "kernels", "all"] {
             assert!(options(&format!("--tier {tier}")).runs_hosts());
         }
     }

@@ -27,8 +27,6 @@ pub const REDIRECT: i32 = 7;
 pub const MARK_DONE: u32 = 0x786e_6174;
 /// The mark of packets that were translated and left to the kernel.
 pub const MARK_KERNEL: u32 = 0x786e_616b;
-/// The mark of a copy of which an unknown-flow message is to be made.
-pub const MARK_UNKNOWN_FLOW: u32 = 0x786e_6175;
 
 /// A row.
 pub struct Fixture {

@@ -195,13 +195,6 @@ impl Packet {
         self
     }
 
-    /// With this TCP sequence number.
-    pub fn sequence(mut self, number: u32) -> Self {
-        let Body::Tcp { header, .. } = &mut self.body else { panic!("not TCP") };
-        header.sequence_number = number;
-        self
-    }
-
     /// UDP without a checksum.
     pub fn without_checksum(mut self) -> Self {
         let Body::Udp { checksum, .. } = &mut self.body else { panic!("not UDP") };

@@ -8,13 +8,13 @@ use xnat_common::counter::Counter::{
     ToKernelTtl, UnknownFlowReceived, UnknownFlowSent,
 };
 use xnat_common::packet::proto;
-use xnat_common::{Direction, FlowKey, Side, flow::State, tcp::State as Tcp};
-use xnat_tests::packet::{ACK, FIN, PSH, RST, SYN};
+use xnat_common::{Direction, Side, flow::State, tcp::State as Tcp};
+use xnat_tests::packet::{ACK, PSH, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, NODE3, OUTSIDE};
 
 use crate::fixture::Fate::{Gone, Pass, PassAs, PassFinished, Redirect, SentBack};
-use crate::fixture::Given::{FirstFragment, Kernels, Known, Listener};
-use crate::fixture::{Fixture, MARK_UNKNOWN_FLOW, datagram, from_host, inbound, outside, run, to_peer, tuple};
+use crate::fixture::Given::{FirstFragment, Known};
+use crate::fixture::{Fixture, datagram, from_host, inbound, outside, run, to_peer};
 use crate::packet::{Tag, echo, icmp_error, other, tag_octets, tcp, udp};
 use crate::world::Hook::{InsideIn, UplinkIn, UplinkOut};
 
@@ -488,12 +488,14 @@ fn a_peer_says_that_our_flow_crosses_its_own() {
 #[test]
 fn a_peer_has_forgotten_a_flow() {
     let ours = || Known(to_peer(proto::TCP, (N1, 40000), (N2, 80), NODE2).answered().tagged(3, 50));
+    let reset = || tcp((NODE2, 80), (NODE1, 40000), RST);
+    let error = || icmp_error(NODE2, NODE1, (3, 3), &udp((NODE1, 40000), (NODE2, 80)), 18);
     run([
         Fixture {
-            what: "the flow is tagged again",
+            what: "its host's reset is not delivered, and the flow is tagged again",
             at: UplinkIn,
             given: vec![ours()],
-            packet: tcp((NODE2, 80), (NODE1, 40000), ACK).tagged(Tag::UnknownFlow, NOWHERE),
+            packet: reset().tagged(Tag::UnknownFlow, NOWHERE),
             fate: Gone,
             counts: &[UnknownFlowReceived],
         },
@@ -501,7 +503,7 @@ fn a_peer_has_forgotten_a_flow() {
             what: "of UDP",
             at: UplinkIn,
             given: vec![Known(to_peer(proto::UDP, (N1, 40000), (N2, 80), NODE2).answered())],
-            packet: udp((NODE2, 80), (NODE1, 40000)).carrying(0).tagged(Tag::UnknownFlow, NOWHERE),
+            packet: error().tagged(Tag::UnknownFlow, NOWHERE),
             fate: Gone,
             counts: &[UnknownFlowReceived],
         },
@@ -509,7 +511,7 @@ fn a_peer_has_forgotten_a_flow() {
             what: "the host's own",
             at: UplinkIn,
             given: vec![Known(from_host(proto::TCP, (NODE1, 40000), (N2, 80), NODE2).answered())],
-            packet: tcp((NODE2, 80), (NODE1, 40000), ACK).tagged(Tag::UnknownFlow, NOWHERE),
+            packet: reset().tagged(Tag::UnknownFlow, NOWHERE),
             fate: Gone,
             counts: &[UnknownFlowReceived],
         },
@@ -517,23 +519,39 @@ fn a_peer_has_forgotten_a_flow() {
             what: "a connection with the peer's host itself is reset",
             at: UplinkIn,
             given: vec![],
-            packet: tcp((NODE2, 80), (NODE1, 40000), ACK).tagged(Tag::UnknownFlow, NOWHERE),
-            fate: PassAs(tcp((NODE2, 80), (NODE1, 40000), RST).sequence(0xa0b0_c0d0)),
+            packet: reset().tagged(Tag::UnknownFlow, NOWHERE),
+            fate: PassAs(reset()),
             counts: &[],
         },
         Fixture {
-            what: "another peer's word does not count for UDP",
+            what: "so is a container's",
             at: UplinkIn,
-            given: vec![Known(to_peer(proto::UDP, (N1, 40000), (N2, 80), NODE2).answered())],
-            packet: udp((NODE3, 80), (NODE1, 40000)).carrying(0).tagged(Tag::UnknownFlow, NOWHERE),
-            fate: Gone,
-            counts: &[MessageUnmatched],
+            given: vec![Known(outside(proto::TCP, (N1, 40000), (NODE2, 80)).answered())],
+            packet: reset().tagged(Tag::UnknownFlow, NOWHERE),
+            fate: Redirect(tcp((NODE2, 80), (N1, 40000), RST).ttl(63)),
+            counts: &[],
+        },
+        Fixture {
+            what: "and its UDP socket hears that nobody listens",
+            at: UplinkIn,
+            given: vec![],
+            packet: error().tagged(Tag::UnknownFlow, NOWHERE),
+            fate: PassAs(error()),
+            counts: &[],
+        },
+        Fixture {
+            what: "another peer's word does not count",
+            at: UplinkIn,
+            given: vec![ours()],
+            packet: tcp((NODE3, 80), (NODE1, 40000), RST).tagged(Tag::UnknownFlow, NOWHERE),
+            fate: PassAs(tcp((NODE3, 80), (NODE1, 40000), RST)),
+            counts: &[],
         },
         Fixture {
             what: "nor does it for a flow that the peer has opened",
             at: UplinkIn,
             given: vec![Known(inbound(proto::TCP, PEER, CONTAINER).answered())],
-            packet: tcp(PEER, HOST, ACK).tagged(Tag::UnknownFlow, NOWHERE),
+            packet: tcp(PEER, HOST, RST).tagged(Tag::UnknownFlow, NOWHERE),
             fate: Gone,
             counts: &[MessageUnmatched],
         },
@@ -542,75 +560,27 @@ fn a_peer_has_forgotten_a_flow() {
 
 #[test]
 fn this_host_has_forgotten_a_flow() {
-    let stray = || tcp(PEER, HOST, PSH | ACK).carrying(300).ttl(60);
-    let answer = || tcp(HOST, PEER, PSH | ACK).tagged(Tag::UnknownFlow, NOWHERE);
+    let reset = || tcp(HOST, PEER, RST);
+    let error = || icmp_error(NODE1, NODE2, (3, 3), &udp(PEER, HOST), 18).tos(0xc0);
     run([
         Fixture {
-            what: "data: the peer is told",
+            what: "its packets are the kernel's to judge",
             at: UplinkIn,
             given: vec![],
-            packet: stray(),
-            fate: SentBack(answer()),
+            packet: tcp(PEER, HOST, PSH | ACK).carrying(300),
+            fate: Pass,
+            counts: &[],
+        },
+        Fixture {
+            what: "whose reset tells the peer",
+            at: UplinkOut,
+            given: vec![],
+            packet: reset(),
+            fate: PassAs(reset().tagged(Tag::UnknownFlow, NOWHERE)),
             counts: &[UnknownFlowSent],
         },
         Fixture {
-            what: "a FIN with TCP and IP options, padded by Ethernet",
-            at: UplinkIn,
-            given: vec![],
-            packet: tcp(PEER, HOST, FIN | ACK).tcp_options(&[1, 1, 1, 0]).options(&[0x94, 4, 0, 0]).padded(3),
-            fate: SentBack(tcp(HOST, PEER, FIN | ACK).tagged(Tag::UnknownFlow, NOWHERE)),
-            counts: &[UnknownFlowSent],
-        },
-        Fixture {
-            what: "a RST is nobody's",
-            at: UplinkIn,
-            given: vec![],
-            packet: tcp(PEER, HOST, RST | ACK),
-            fate: Pass,
-            counts: &[],
-        },
-        Fixture {
-            what: "a SYN|ACK answers somebody here",
-            at: UplinkIn,
-            given: vec![],
-            packet: tcp(PEER, HOST, SYN | ACK),
-            fate: Pass,
-            counts: &[],
-        },
-        Fixture {
-            what: "a socket of the host is waiting for it",
-            at: UplinkIn,
-            given: vec![Listener(80)],
-            packet: stray(),
-            fate: Pass,
-            counts: &[],
-        },
-        Fixture {
-            what: "it is a connection of the kernel's own NAT",
-            at: UplinkIn,
-            given: vec![Kernels(FlowKey::new(tuple(PEER, HOST), proto::TCP, Side::Wire), 10)],
-            packet: stray(),
-            fate: Pass,
-            counts: &[],
-        },
-        Fixture {
-            what: "from a peer that does not speak xnat",
-            at: UplinkIn,
-            given: vec![],
-            packet: tcp((NODE3, 40000), HOST, ACK),
-            fate: Pass,
-            counts: &[],
-        },
-        Fixture {
-            what: "from the outside",
-            at: UplinkIn,
-            given: vec![],
-            packet: tcp((ANYWHERE, 40000), HOST, ACK),
-            fate: Pass,
-            counts: &[],
-        },
-        Fixture {
-            what: "UDP is the host's, whose port-unreachable error",
+            what: "UDP is the host's, too",
             at: UplinkIn,
             given: vec![],
             packet: udp(PEER, HOST),
@@ -618,23 +588,31 @@ fn this_host_has_forgotten_a_flow() {
             counts: &[],
         },
         Fixture {
-            what: "follows an answer that the flow is unknown",
+            what: "whose error tells the peer",
             at: UplinkOut,
             given: vec![],
-            packet: icmp_error(NODE1, NODE2, (3, 3), &udp(PEER, HOST), 18).tos(0xc0),
-            fate: Pass,
+            packet: error(),
+            fate: PassAs(error().tagged(Tag::UnknownFlow, NOWHERE)),
             counts: &[UnknownFlowSent],
         },
         Fixture {
-            what: "which is made of its copy",
+            what: "a SYN to a closed port is refused by the host itself",
             at: UplinkOut,
             given: vec![],
-            packet: icmp_error(NODE1, NODE2, (3, 3), &udp(PEER, HOST), 18).tos(0xc0).marked(MARK_UNKNOWN_FLOW),
-            fate: PassAs(udp(HOST, PEER).carrying(0).tos(0xc0).tagged(Tag::UnknownFlow, NOWHERE)),
+            packet: tcp(HOST, PEER, RST | ACK),
+            fate: Pass,
             counts: &[],
         },
         Fixture {
-            what: "but not to a peer that does not speak xnat",
+            what: "a peer that does not speak xnat would not understand",
+            at: UplinkOut,
+            given: vec![],
+            packet: tcp(HOST, (NODE3, 40000), RST),
+            fate: Pass,
+            counts: &[],
+        },
+        Fixture {
+            what: "nor its UDP",
             at: UplinkOut,
             given: vec![],
             packet: icmp_error(NODE1, NODE3, (3, 3), &udp((NODE3, 40000), HOST), 18),
@@ -642,7 +620,7 @@ fn this_host_has_forgotten_a_flow() {
             counts: &[],
         },
         Fixture {
-            what: "nor instead of another error",
+            what: "another error says something else",
             at: UplinkOut,
             given: vec![],
             packet: icmp_error(NODE1, NODE2, (3, 10), &udp(PEER, HOST), 18),

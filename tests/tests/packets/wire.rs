@@ -330,13 +330,8 @@ fn a_port_unreachable_error_of_the_host_tells_that_a_flow_is_unknown() {
     wire.send(&stray.frame(UplinkIn.macs()), Offload::default());
     let (_, frame) = wire.receive();
     let answer = judge::Packet::parse(Duration::ZERO, &frame);
-    assert!(answer.goes(NODE1, NODE2) && answer.ports(8080, 40000) && answer.checksums_right(), "{answer:?}");
+    assert!(answer.goes(NODE1, NODE2) && answer.checksums_right(), "{answer:?}");
     assert_eq!(answer.tag().map(|tag| tag.kind), Some(Tag::UnknownFlow as u8), "{answer:?}");
-
-    // The error itself follows, for a socket that has to do with the host and not with a container.
-    let (_, frame) = wire.receive();
-    let error = icmp_error(NODE1, NODE2, (3, 3), &stray, 18);
-    assert_eq!(frame[34..], error.frame(UplinkOut.macs())[34..]);
 
     // To a stranger there is nothing else.
     let stray = udp((ANYWHERE, 40000), (NODE1, 8080));
