@@ -1,13 +1,17 @@
 //! Starting, stopping, crashing and coming back: what stays, what goes, and who notices.
 
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 
 use nix::sys::signal::Signal;
 
+use xnat_tests::capture::Capture;
 use xnat_tests::netns::Namespace;
+use xnat_tests::packet::TCP;
 use xnat_tests::program::ping;
+use xnat_tests::raw::Raw;
 use xnat_tests::tcp::{self, Service};
-use xnat_tests::topology::{N1, N2, NODE1, NODE2, Reference, SUBNET1, SUBNET2};
+use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, Reference, SUBNET1, SUBNET2};
 use xnat_tests::trace::{self, Snapshot};
 use xnat_tests::wait::{self, SOON};
 use xnat_tests::xnat::{self, Xnat};
@@ -266,4 +270,128 @@ fn check_tells_what_this_machine_supports() {
     let reference = Reference::new();
     let output = xnat::attempt(reference.node1.host.ns(), "check").expect_success();
     assert!(output.contains("TCX") || output.contains("tcx"), "{output}");
+}
+
+/// How many filters of ours a hook has.
+fn filters(host: &Namespace, interface: &str, side: &str) -> usize {
+    host.run(&["tc", "filter", "show", "dev", interface, side]).matches("name xnat_").count()
+}
+
+#[test]
+fn no_hook_stays_when_a_run_with_another_kind_or_table_takes_over() {
+    let reference = Reference::new();
+    let host = reference.node1.host.ns();
+    let before = Snapshot::of(host);
+    let run = |words: &str| format!("--peer {NODE2} --subnet {SUBNET1} {words}");
+    let _two = Xnat::start(reference.node2.host.ns(), &format!("--peer {NODE1} --subnet {SUBNET2}"));
+    let mut one = Xnat::start(host, &run("--hooks clsact"));
+    for (words, filters_a_hook) in [
+        ("--hooks tcx", 0),
+        ("--hooks clsact", 1),
+        // A table of another size does not fit, so nothing is taken over and the old filter keeps its priority.
+        ("--hooks clsact --max-flows 4096", 1),
+        ("--hooks tcx --max-flows 8192", 0),
+    ] {
+        one.stop(Signal::SIGKILL);
+        one.restart_with(&run(words));
+        for (interface, side) in [("eth0", "ingress"), ("eth0", "egress"), ("br0", "ingress"), ("br0", "egress")] {
+            assert_eq!(filters(host, interface, side), filters_a_hook, "{interface} {side} after {words}");
+        }
+        let links = one.files().iter().filter(|path| path.contains("/links/")).count();
+        assert_eq!(links > 0, filters_a_hook == 0, "{links} TCX links after {words}");
+        one.expect_peer(NODE2);
+        ping(reference.n1().ns(), "-c 2", N2).expect_answered_by(N2);
+    }
+    one.stop(Signal::SIGTERM).expect_code(0);
+    Snapshot::of(host).expect_same_as(&before);
+    assert_eq!(one.files(), Vec::<String>::new());
+}
+
+/// A segment in the middle of a connection that nobody knows: it opens no flow, so it is not translated.
+fn stray_segment() -> Raw {
+    let mut body = [40000_u16.to_be_bytes(), 80_u16.to_be_bytes()].concat();
+    body.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    Raw::new(N1, ANYWHERE, TCP, &body)
+}
+
+/// Whether the uplink's last gate drops what is not translated, and nothing of it is on the wire.
+fn expect_gate(reference: &Reference, one: &Xnat) {
+    let wire = Capture::on(reference.node1.host.wire());
+    let before = one.counter("private_source");
+    stray_segment().send(reference.n1().ns());
+    let dropped = wait::within(SOON, || (one.counter("private_source") > before).then_some(()));
+    wire.expect_none("a container's address", |p| p.src == N1);
+    assert!(dropped.is_some(), "it went somewhere else:\n{}", reference.node1.host.ns().ip("route"));
+}
+
+#[test]
+fn a_second_interface_in_the_subnet_changes_nothing() {
+    let reference = Reference::new();
+    let host = reference.node1.host.ns();
+    let one = Xnat::start(host, &format!("--subnet {SUBNET1}"));
+    // What gives the host itself a way to containers of a macvlan network.
+    host.ip("link add shim0 link br0 type macvlan mode bridge");
+    host.ip("link set shim0 up");
+    host.ip("address add 192.168.110.2/32 dev shim0");
+    // Nothing tells that the daemon has looked, because nothing is to change.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let insides = one.status().insides;
+    assert!(insides.len() == 1 && insides[0].name == "br0" && insides[0].subnets == [SUBNET1], "{insides:?}");
+    ping(reference.n1().ns(), "-c 2", ANYWHERE).expect_answered_by(ANYWHERE);
+    expect_gate(&reference, &one);
+}
+
+#[test]
+fn a_container_does_not_leak_while_nobody_holds_its_subnet() {
+    let reference = Reference::new();
+    let (host, n1) = (reference.node1.host.ns(), reference.n1().ns());
+    let one = Xnat::start(host, &format!("--subnet {SUBNET1}"));
+    // The gateway stays where it is, though nobody answers for it.
+    let line = host.ip("-o link show dev br0");
+    let mac = line.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC address");
+    n1.ip(&format!("neighbour replace 192.168.110.1 lladdr {mac} dev eth0 nud permanent"));
+    host.ip("address del 192.168.110.1/24 dev br0");
+    wait::until_true("nobody holds the subnet", SOON, || one.status().insides.is_empty());
+    expect_gate(&reference, &one);
+    host.ip("address add 192.168.110.1/24 dev br0");
+    wait::until_true("the bridge holds it again", SOON, || one.status().insides.len() == 1);
+    ping(n1, "-c 2", ANYWHERE).expect_answered_by(ANYWHERE);
+    expect_gate(&reference, &one);
+}
+
+#[test]
+fn a_container_does_not_leak_while_the_uplink_has_no_address_of_its_own() {
+    let reference = Reference::new();
+    let host = reference.node1.host.ns();
+    let one = Xnat::start(host, &format!("--subnet {SUBNET1}"));
+    // Which of two it is to be, nobody knows; the routes stay.
+    host.ip("address add 172.29.0.50/32 dev eth0");
+    host.ip("address add 172.29.0.51/32 dev eth0");
+    host.ip(&format!("address del {NODE1}/24 dev eth0"));
+    wait::until_true("it is noticed", SOON, || one.output().contains("has gone or lost its address"));
+    assert!(host.ip("route").contains("default via"), "the packets have somewhere to go");
+    expect_gate(&reference, &one);
+    host.ip("address del 172.29.0.51/32 dev eth0");
+    wait::until_true("the other one is taken", SOON, || one.status().uplink.address.to_string() == "172.29.0.50");
+    expect_gate(&reference, &one);
+}
+
+#[test]
+fn a_peers_container_does_not_speak_for_its_host() {
+    let reference = Reference::new();
+    let (one, _two) = xnat::start_both(&reference);
+    let strangers = || {
+        let status: serde_json::Value = serde_json::from_str(&one.run("status -o json")).expect("JSON");
+        status["peer_link"]["strangers"].as_u64().expect("a number")
+    };
+    assert_eq!(strangers(), 0);
+    // A goodbye as node2's daemon would send it; on the wire it has node2's address.
+    let goodbye = [b"xnat\x01\x01\x00\x00".as_slice(), &[7; 8], &[0; 8]].concat();
+    reference.n2().ns().within(|| {
+        let socket = UdpSocket::bind("0.0.0.0:9628").expect("the container's own port");
+        socket.send_to(&goodbye, (NODE1, 9628)).expect("sent");
+    });
+    wait::until_true("it is counted", SOON, || strangers() == 1);
+    assert!(!one.output().contains("goodbye"), "{}", one.output());
+    ping(reference.n1().ns(), "-c 2", N2).expect_answered_by(N2);
 }

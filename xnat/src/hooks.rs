@@ -65,6 +65,8 @@ pub(crate) enum HookError {
     Qdisc(aya::programs::tc::TcError),
     #[error("pinning a hook: {0}")]
     Pin(aya::pin::PinError),
+    #[error("removing a filter of an earlier run from interface {link}: {error}")]
+    Leftover { link: u32, error: String },
     #[error("{path}: {error}", path = path.display())]
     File { path: PathBuf, error: io::Error },
 }
@@ -79,7 +81,7 @@ impl HookError {
 /// The order of our filters at a clsact hook. The next is tried where another kind of filter has taken one.
 const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=8;
 /// The handle of our filters, so that a later run replaces rather than doubles them: "xn".
-const HANDLE: TcHandle = TcHandle::new(0, 0x786e);
+pub(crate) const HANDLE: TcHandle = TcHandle::new(0, 0x786e);
 
 #[derive(Debug)]
 enum Attached {
@@ -131,7 +133,8 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches a program at a place where there is none yet. True if it was missing.
+    /// Attaches a program at a place where there is none of this run's yet. True if it was missing. What an earlier run
+    /// has left there goes at once: two would treat every packet twice.
     pub(crate) async fn attach(
         &mut self,
         place: Place,
@@ -147,7 +150,12 @@ impl Hooks {
             HookKind::Tcx => self.attach_tcx(place, program, dataplane)?,
             HookKind::Clsact => self.attach_clsact(place, program, dataplane, undo, netlink).await?,
         };
+        let own = attached.filter().cloned();
         self.attached.insert(place, (program, attached));
+        if self.kind != HookKind::Tcx {
+            remove_file(&self.pin(place))?;
+        }
+        drop_filters(undo, |it| it.is_at(place) && Some(it) != own.as_ref())?;
         Ok(true)
     }
 
@@ -161,19 +169,7 @@ impl Hooks {
                 fs::remove_file(&path).map_err(|error| HookError::File { path, error })?;
             }
         }
-        let of_ours = |filter: &Filter| {
-            self.attached.values().any(|(_, it)| matches!(it, Attached::Clsact { filter: own, .. } if own == filter))
-        };
-        let stale: Vec<Filter> = undo.list().filters.iter().filter(|filter| !of_ours(filter)).cloned().collect();
-        for filter in &stale {
-            // Best effort: detaching goes by name, which a hook of ours at the same place shares.
-            let shared = self.attached.keys().any(|it| it.link == filter.link) && self.kind == HookKind::Clsact;
-            if !shared {
-                let _ = remove_filter(filter);
-            }
-        }
-        undo.change(|list| list.filters.retain(|filter| !stale.contains(filter)))?;
-        Ok(())
+        drop_filters(undo, |filter| !self.attached.values().any(|(_, own)| own.filter() == Some(filter)))
     }
 
     /// Lets go of everything without detaching: pins and filters stay for [`crate::undo`] to remove.
@@ -242,12 +238,16 @@ impl Hooks {
         for priority in PRIORITIES {
             let ingress = place.side == Side::In;
             let filter = Filter { link: place.link, ingress, program: name.to_owned(), priority };
+            // One of an earlier run's that is still there stays on the list until it is removed.
+            let listed = undo.list().filters.contains(&filter);
             undo.change(|list| note(&mut list.filters, filter.clone()))?;
             match new_filter(place, priority, name, dataplane) {
                 Ok(link) => return Ok(Attached::Clsact { link, filter }),
                 Err(error) => last = Some(error),
             }
-            undo.change(|list| list.filters.retain(|it| *it != filter))?;
+            if !listed {
+                undo.change(|list| list.filters.retain(|it| *it != filter))?;
+            }
         }
         Err(last.unwrap_or(HookError::Load(LoadError::NoProgram(name))))
     }
@@ -275,10 +275,29 @@ impl Hooks {
     }
 }
 
+impl Attached {
+    fn filter(&self) -> Option<&Filter> {
+        match self {
+            Self::Tcx { .. } => None,
+            Self::Clsact { filter, .. } => Some(filter),
+        }
+    }
+}
+
 impl Filter {
     fn is_at(&self, place: Place) -> bool {
         self.link == place.link && self.ingress == (place.side == Side::In)
     }
+}
+
+/// Removes the filters of the undo list for which `which` holds. One that cannot be removed stays on the list.
+fn drop_filters(undo: &mut UndoFile, which: impl Fn(&Filter) -> bool) -> Result<(), HookError> {
+    let stale: Vec<Filter> = undo.list().filters.iter().filter(|filter| which(filter)).cloned().collect();
+    for filter in stale {
+        remove_filter(&filter).map_err(|error| HookError::Leftover { link: filter.link, error })?;
+        undo.change(|list| list.filters.retain(|it| *it != filter))?;
+    }
+    Ok(())
 }
 
 fn open_link(pin: &Path) -> Option<SchedClassifierLink> {

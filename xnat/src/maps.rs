@@ -176,6 +176,12 @@ impl Maps {
         self.subnets.iter().map(read).collect::<Result<_, _>>().map_err(wrong(map::SUBNETS))
     }
 
+    /// Makes our own subnets these, and leaves those of the peers as they are.
+    pub(crate) fn set_own_subnets(&mut self, own: &Table<Cidr, Subnet>) -> Result<(), MapsError> {
+        let wanted = with_own(self.subnets()?, own);
+        self.set_subnets(&wanted).map(drop)
+    }
+
     /// Makes the subnets these, and returns those that are new.
     pub(crate) fn set_subnets(&mut self, wanted: &Table<Cidr, Subnet>) -> Result<Vec<(Cidr, Subnet)>, MapsError> {
         let (stale, new) = difference(&self.subnets()?, wanted);
@@ -207,9 +213,33 @@ fn difference<K: Copy + Eq + Hash, V: Copy + PartialEq>(
     (stale, new.map(|(&key, &value)| (key, value)).collect())
 }
 
+/// The subnets that there are, with these for our own.
+fn with_own(mut there: Table<Cidr, Subnet>, own: &Table<Cidr, Subnet>) -> Table<Cidr, Subnet> {
+    there.retain(|_, subnet| !subnet.is_own());
+    there.extend(own);
+    there
+}
+
 fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_subnets_change_without_the_peers() {
+        let subnet = |inside, peer| Subnet { inside, peer: Addr(peer) };
+        let cidr = |text: &str| text.parse::<Cidr>().unwrap();
+        let (kept, old, new, theirs) =
+            (cidr("10.1.0.0/16"), cidr("10.2.0.0/16"), cidr("10.3.0.0/16"), cidr("10.4.0.0/16"));
+        let there = Table::from([(kept, subnet(3, 0)), (old, subnet(4, 0)), (theirs, subnet(0, 7))]);
+        let own = Table::from([(kept, subnet(0, 0)), (new, subnet(5, 0))]);
+        let expected = Table::from([(kept, subnet(0, 0)), (new, subnet(5, 0)), (theirs, subnet(0, 7))]);
+        assert_eq!(with_own(there, &own), expected);
     }
 }

@@ -1,15 +1,17 @@
 //! What the user asks for, found on the machine: pure functions of the settings and of what there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use thiserror::Error;
+use xnat_common::subnet::Subnet;
 
 use crate::cidr::Cidr;
 use crate::config::Settings;
 use crate::net::route::Way;
 use crate::net::snapshot::{Link, Snapshot};
 use crate::say;
+use crate::state::{Interface, note};
 
 /// Where to translate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) address: Ipv4Addr,
     /// The inside interfaces by number, each with its subnets.
     pub(crate) insides: BTreeMap<u32, Vec<Cidr>>,
+    /// For each subnet the interfaces that hold it or did, the first before the later.
+    holders: BTreeMap<Cidr, Vec<Interface>>,
 }
 
 /// The ways that the kernel takes.
@@ -95,30 +99,62 @@ impl Plan {
                 return Err(PlanError::PeerContainsAddress { subnet, peer: peer.address, address });
             }
         }
-        let mut insides = BTreeMap::<u32, Vec<Cidr>>::new();
+        let mut plan = Self { uplink: uplink.clone(), address, insides: BTreeMap::new(), holders: BTreeMap::new() };
         for &subnet in &settings.subnets {
             let inside = find_inside(settings, there, uplink, subnet)?;
             if subnet.contains(address) {
                 return Err(PlanError::ContainsAddress { subnet, address });
             }
-            insides.entry(inside.index).or_default().push(subnet);
+            plan.add(subnet, inside);
         }
-        Ok(Self { uplink: uplink.clone(), address, insides })
+        Ok(plan)
     }
 
     /// Finds everything again after a change, as far as it is there: what has gone may come back. The uplink keeps
-    /// its name, and its address as long as it has it. None while there is no uplink or no address.
+    /// its name, and its address as long as it has it. None while there is no uplink or no address. A subnet stays with
+    /// whoever held it before, as long as that does; who else holds it as well changes nothing.
     pub(crate) fn again(&self, settings: &Settings, there: &Snapshot) -> Option<Self> {
         let uplink = there.named(&self.uplink.name).filter(|link| link.mac.is_some())?;
         let kept = there.addresses_of(uplink.index).find(|&it| it == self.address);
         let address = kept.or_else(|| find_address(settings, there, uplink).ok())?;
-        let mut insides = BTreeMap::<u32, Vec<Cidr>>::new();
+        let holders = self.holders.clone();
+        let mut plan = Self { uplink: uplink.clone(), address, insides: BTreeMap::new(), holders };
         for &subnet in &settings.subnets {
-            if let Ok(inside) = find_inside(settings, there, uplink, subnet) {
-                insides.entry(inside.index).or_default().push(subnet);
+            let earlier = self.earlier_holder(there, uplink, subnet);
+            if let Some(inside) = earlier.or_else(|| find_inside(settings, there, uplink, subnet).ok()) {
+                plan.holders.entry(subnet).or_default().retain(|it| there.links.contains_key(&it.index));
+                plan.add(subnet, inside);
             }
         }
-        Some(Self { uplink: uplink.clone(), address, insides })
+        Some(plan)
+    }
+
+    /// The interface that holds a subnet.
+    pub(crate) fn holder(&self, subnet: Cidr) -> Option<u32> {
+        self.insides.iter().find(|(_, subnets)| subnets.contains(&subnet)).map(|(&index, _)| index)
+    }
+
+    /// Our own subnets as the dataplane is to see them: all of them, whether anybody holds them or not. Nothing that
+    /// comes from them may leave untranslated.
+    pub(crate) fn own_subnets(&self, settings: &Settings) -> HashMap<Cidr, Subnet> {
+        let own = |subnet| Subnet { inside: self.holder(subnet).unwrap_or(0), ..Subnet::default() };
+        settings.subnets.iter().map(|&subnet| (subnet, own(subnet))).collect()
+    }
+
+    fn add(&mut self, subnet: Cidr, inside: &Link) {
+        self.insides.entry(inside.index).or_default().push(subnet);
+        let holder = Interface { index: inside.index, name: inside.name.clone() };
+        note(self.holders.entry(subnet).or_default(), holder);
+    }
+
+    /// The first of those that have held a subnet which does so now. One that was made anew is known by its name.
+    fn earlier_holder<'a>(&self, there: &'a Snapshot, uplink: &Link, subnet: Cidr) -> Option<&'a Link> {
+        let now: Vec<&Link> = there.holders(subnet).filter(|link| fit_inside(link, uplink, subnet).is_ok()).collect();
+        let again = |earlier: &Interface| {
+            let same = now.iter().find(|link| link.index == earlier.index);
+            same.or_else(|| now.iter().find(|link| link.name == earlier.name)).copied()
+        };
+        self.holders.get(&subnet)?.iter().find_map(again)
     }
 }
 
@@ -178,6 +214,12 @@ fn find_inside<'a>(
             return Err(PlanError::SeveralHold { subnet, holders });
         }
     };
+    fit_inside(inside, uplink, subnet)?;
+    Ok(inside)
+}
+
+/// Whether an interface can be one of the insides.
+fn fit_inside(inside: &Link, uplink: &Link, subnet: Cidr) -> Result<(), PlanError> {
     if inside.index == uplink.index {
         return Err(PlanError::InsideIsUplink { subnet, uplink: uplink.name.clone() });
     }
@@ -185,7 +227,7 @@ fn find_inside<'a>(
         let (uplink, bridge) = (uplink.name.clone(), inside.name.clone());
         return Err(PlanError::UplinkIsPort { uplink, bridge, subnet });
     }
-    ethernet(inside)
+    ethernet(inside).map(|_| ())
 }
 
 /// The address that a bridge usually has.

@@ -77,7 +77,7 @@ pub(crate) struct Peer {
 /// The peer link as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeerLink {
-    /// Messages from addresses that are no peers.
+    /// Messages from elsewhere than a peer's own end of the link.
     pub(crate) strangers: u64,
 }
 

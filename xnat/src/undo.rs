@@ -4,8 +4,10 @@ use std::path::Path;
 use std::{fs, io};
 
 use aya::programs::TcAttachType;
-use aya::programs::tc::{TcHandle, qdisc_detach_program};
+use aya::programs::links::Link as _;
+use aya::programs::tc::{SchedClassifierLink, TcHandle};
 
+use crate::hooks::HANDLE;
 use crate::instance::Instance;
 use crate::net::{Netlink, sysctl};
 use crate::state::{Filter, Undo};
@@ -52,11 +54,12 @@ fn remove_links(instance: &Instance) -> io::Result<()> {
 /// Removes a filter of ours; one that has gone, with its interface or without, is no failure.
 pub(crate) fn remove_filter(filter: &Filter) -> Result<(), String> {
     let side = if filter.ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
-    match qdisc_detach_program(filter.link, TcHandle::from(side), &filter.program) {
+    // By priority and handle: the name of the program is also that of every other filter of ours there.
+    let link = SchedClassifierLink::attached(filter.link, TcHandle::from(side), filter.priority, HANDLE, None);
+    match link.map_err(|error| error.to_string())?.detach() {
         Ok(()) => Ok(()),
         Err(error) => match crate::table::io_error(&error).and_then(io::Error::raw_os_error) {
             Some(libc::ENODEV | libc::ENOENT | libc::EINVAL | libc::ESRCH) => Ok(()),
-            _ if crate::table::io_kind(&error) == Some(io::ErrorKind::NotFound) => Ok(()),
             _ => Err(error.to_string()),
         },
     }

@@ -1,10 +1,11 @@
 //! Following the peers: what they say, whose subnets they are, and the routes to them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 
 use anyhow::Context as _;
+use xnat_common::host_port::LINK_PORT;
 use xnat_common::subnet::Subnet;
 use xnat_common::{Addr, Flow};
 
@@ -15,7 +16,6 @@ use crate::loader::Earlier;
 use crate::net::route::{PROTOCOL, Route};
 use crate::peer::claims::HostRoutes;
 use crate::peer::link::PeerLink;
-use crate::peer::message::PORT;
 use crate::peer::roster::Event;
 use crate::state::note;
 use crate::{say, table};
@@ -47,7 +47,8 @@ impl Daemon {
                 self.link_failure = None;
             }
             Err(error) => {
-                let text = format!("the peer link cannot be opened at {address}:{PORT}: {error}; peers are not heard");
+                let text =
+                    format!("the peer link cannot be opened at {address}:{LINK_PORT}: {error}; peers are not heard");
                 if self.link_failure.as_ref() != Some(&text) {
                     say::warning(&text);
                 }
@@ -80,8 +81,9 @@ impl Daemon {
     }
 
     /// Takes in a datagram of the peer link.
-    pub(super) async fn hear(&mut self, from: Ipv4Addr, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(super) async fn hear(&mut self, from: SocketAddrV4, bytes: &[u8]) -> anyhow::Result<()> {
         let heard = self.roster.hear(from, bytes, Instant::now());
+        let from = *from.ip();
         if heard.answer
             && let Some(link) = &self.link
         {
@@ -114,7 +116,7 @@ impl Daemon {
         let peers: HashMap<Ipv4Addr, bool> =
             self.roster.peers().iter().map(|(&address, peer)| (address, peer.speaks)).collect();
         self.maps.set_peers(&peers)?;
-        let mut subnets = self.own_subnets();
+        let mut subnets = self.plan.own_subnets(&self.settings);
         subnets.extend(self.roster.owned().map(|(peer, it)| (it, Subnet { inside: 0, peer: peer.into() })));
         let new = self.maps.set_subnets(&subnets)?;
         let granted: Vec<Cidr> = new.into_iter().filter(|(_, it)| !it.is_own()).map(|(range, _)| range).collect();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context as _;
 use xnat_common::names::program;
-use xnat_common::subnet::{Inside, Subnet};
+use xnat_common::subnet::Inside;
 
 use super::Daemon;
 use crate::hooks::{Place, Side};
@@ -64,13 +64,12 @@ impl Daemon {
         if old.address != new.address {
             say::event(format_args!("uplink {} has the address {} now", new.uplink.name, new.address));
         }
-        let gone = old.insides.keys().filter(|index| !new.insides.contains_key(index));
-        for subnets in gone.map(|index| &old.insides[index]) {
-            say::event(format_args!("no interface holds {} any more", say::list(subnets)));
-        }
-        let come = new.insides.iter().filter(|(index, _)| !old.insides.contains_key(index));
-        for (&index, subnets) in come {
-            say::event(format_args!("{} holds {}", self.there.name(index), say::list(subnets)));
+        for &subnet in &self.settings.subnets {
+            match new.holder(subnet) {
+                holder if holder == old.holder(subnet) => {}
+                Some(index) => say::event(format_args!("{} holds {subnet}", self.there.name(index))),
+                None => say::warning(format_args!("no interface holds {subnet} any more; nothing from it goes out")),
+            }
         }
     }
 
@@ -86,22 +85,16 @@ impl Daemon {
             }
         }
         self.maps.set_insides(&insides)?;
+        self.maps.set_own_subnets(&self.plan.own_subnets(&self.settings))?;
         Ok(())
-    }
-
-    /// Our own subnets, as the dataplane sees them.
-    pub(super) fn own_subnets(&self) -> HashMap<crate::cidr::Cidr, Subnet> {
-        let of = |(&inside, subnets): (&u32, &Vec<_>)| {
-            subnets.iter().map(move |&it| (it, Subnet { inside, ..Subnet::default() })).collect::<Vec<_>>()
-        };
-        self.plan.insides.iter().flat_map(of).collect()
     }
 
     /// Which program belongs where.
     fn wanted_hooks(&self) -> BTreeMap<Place, &'static str> {
         let mut wanted = BTreeMap::new();
         let mut want = |link, side, program| wanted.insert(Place { link, side }, program);
-        if !self.away {
+        // Away or not: as long as anything can leave there, nothing of the containers' may leave untranslated.
+        if self.there.links.contains_key(&self.plan.uplink.index) {
             want(self.plan.uplink.index, Side::In, program::UPLINK_INGRESS);
             want(self.plan.uplink.index, Side::Out, program::UPLINK_EGRESS);
         }

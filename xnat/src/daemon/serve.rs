@@ -1,6 +1,6 @@
 //! The main loop.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -67,7 +67,7 @@ fn ignores_hangup(status: &str) -> bool {
 enum Wake {
     Stop,
     Network,
-    Datagram(std::io::Result<(Ipv4Addr, Vec<u8>)>),
+    Datagram(std::io::Result<(SocketAddrV4, Vec<u8>)>),
     Greet,
     Collect,
     Stamp,
@@ -158,7 +158,7 @@ const fn slices_a_turn(slots: u32) -> u32 {
     slices(slots).div_ceil(TURNS)
 }
 
-async fn receive(link: Option<&PeerLink>) -> std::io::Result<(Ipv4Addr, Vec<u8>)> {
+async fn receive(link: Option<&PeerLink>) -> std::io::Result<(SocketAddrV4, Vec<u8>)> {
     match link {
         Some(link) => link.receive().await,
         None => std::future::pending().await,

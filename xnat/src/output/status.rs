@@ -60,7 +60,7 @@ fn print_peers(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
     }
     if let Some(link) = status.peer_link.as_ref().filter(|link| link.strangers > 0) {
-        writeln!(out, "  {} ignored from addresses that are no peers", say::count(link.strangers as usize, "message"))?;
+        writeln!(out, "  {} ignored that came from no peer's daemon", say::count(link.strangers as usize, "message"))?;
     }
     Ok(())
 }

@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
+use xnat_common::host_port::LINK_PORT;
 
-use super::message::{MAX_LEN, Message, PORT};
+use super::message::{MAX_LEN, Message};
 
 /// The UDP socket at our address on the uplink.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ impl PeerLink {
     pub(crate) fn open(address: Ipv4Addr, uplink: u32, name: &str) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), None)?;
         socket.bind_device(Some(name.as_bytes()))?;
-        socket.bind(&SocketAddrV4::new(address, PORT).into())?;
+        socket.bind(&SocketAddrV4::new(address, LINK_PORT).into())?;
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, place: (address, uplink) })
     }
 
@@ -32,16 +33,16 @@ impl PeerLink {
 
     /// Sends a message. One that cannot be sent is lost like one on the wire: the next follows in a second.
     pub(crate) async fn send(&self, peer: Ipv4Addr, message: &Message) {
-        let _ = self.socket.send_to(&message.encode(), SocketAddrV4::new(peer, PORT)).await;
+        let _ = self.socket.send_to(&message.encode(), SocketAddrV4::new(peer, LINK_PORT)).await;
     }
 
-    /// Awaits a datagram.
-    pub(crate) async fn receive(&self) -> io::Result<(Ipv4Addr, Vec<u8>)> {
+    /// Awaits a datagram, from whomever.
+    pub(crate) async fn receive(&self) -> io::Result<(SocketAddrV4, Vec<u8>)> {
         let mut buffer = [0; MAX_LEN];
         loop {
             let (len, from) = self.socket.recv_from(&mut buffer).await?;
             if let SocketAddr::V4(from) = from {
-                return Ok((*from.ip(), buffer[..len].to_vec()));
+                return Ok((from, buffer[..len].to_vec()));
             }
         }
     }

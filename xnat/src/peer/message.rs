@@ -12,8 +12,6 @@ use thiserror::Error;
 
 use crate::cidr::{Cidr, CidrError};
 
-/// The UDP port at both ends.
-pub(crate) const PORT: u16 = 9628;
 /// The version that this code speaks.
 pub(crate) const VERSION: u8 = 1;
 /// How many subnets fit into a message.

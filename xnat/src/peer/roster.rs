@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
+
+use xnat_common::host_port::LINK_PORT;
 
 use super::claims::{Ground, HostRoutes, Refusal, judge};
 use super::message::{Message, MessageError, VERSION};
@@ -132,7 +134,7 @@ impl Roster {
         &self.peers
     }
 
-    /// How many datagrams came from addresses that are no peers.
+    /// How many datagrams came from elsewhere than a peer's own end of the link.
     pub(crate) const fn strangers(&self) -> u64 {
         self.strangers
     }
@@ -161,8 +163,10 @@ impl Roster {
     }
 
     /// Takes in a datagram.
-    pub(crate) fn hear(&mut self, from: Ipv4Addr, bytes: &[u8], now: Instant) -> Heard {
-        let Some(peer) = self.peers.get_mut(&from) else {
+    pub(crate) fn hear(&mut self, from: SocketAddrV4, bytes: &[u8], now: Instant) -> Heard {
+        // The peer's containers have its address on the wire as well, but never get this port.
+        let of_link = from.port() == LINK_PORT;
+        let Some(peer) = self.peers.get_mut(from.ip()).filter(|_| of_link) else {
             self.strangers += 1;
             return Heard { events: Vec::new(), answer: false, forgot: false };
         };

@@ -117,7 +117,8 @@ fn what_goes_and_comes_back_is_found_again() {
     let plan = Plan::find(&settings, &there, &ways(&settings)).unwrap();
     there.links.remove(&BRIDGE);
     there.addresses.pop();
-    assert!(plan.again(&settings, &there).unwrap().insides.is_empty());
+    let plan = plan.again(&settings, &there).unwrap();
+    assert!(plan.insides.is_empty());
     there.links.insert(9, link(9, "br0"));
     there.addresses.push(address(9, [192, 168, 110, 1]));
     assert_eq!(plan.again(&settings, &there).unwrap().insides.keys().collect::<Vec<_>>(), [&9]);
@@ -125,4 +126,92 @@ fn what_goes_and_comes_back_is_found_again() {
     assert_eq!(plan.again(&settings, &there), None);
     there.addresses.push(address(UPLINK, [172, 29, 0, 9]));
     assert_eq!(plan.again(&settings, &there).unwrap().address, Ipv4Addr::new(172, 29, 0, 9));
+}
+
+/// What becomes of the usual plan as addresses come (+) and go (-) at interfaces: the holder after each change.
+fn holders_after(words: &str, mut there: Snapshot, changes: &[(char, u32, [u8; 4])]) -> Vec<Option<u32>> {
+    let settings = settings(words).unwrap();
+    let mut plan = Plan::find(&settings, &there, &ways(&settings)).unwrap();
+    let change = |&(sign, link, ip): &(char, u32, [u8; 4])| {
+        match sign {
+            '+' => there.addresses.push(address(link, ip)),
+            _ => there.addresses.retain(|it| *it != address(link, ip)),
+        }
+        plan = plan.again(&settings, &there).unwrap();
+        plan.holder(settings.subnets[0])
+    };
+    changes.iter().map(change).collect()
+}
+
+const GATEWAY: [u8; 4] = [192, 168, 110, 1];
+const SHIM: [u8; 4] = [192, 168, 110, 2];
+
+#[test]
+fn a_second_holder_takes_nothing_from_the_first() {
+    for words in [USUAL, "--subnet 192.168.110.0/24 --bridge br0"] {
+        let holders = holders_after(words, host(), &[('+', 4, SHIM), ('-', 4, SHIM)]);
+        assert_eq!(holders, [Some(BRIDGE); 2], "{words}");
+    }
+}
+
+#[test]
+fn an_address_that_vanishes_for_a_moment_changes_nothing_for_long() {
+    let blink = [('-', BRIDGE, GATEWAY), ('+', BRIDGE, GATEWAY)];
+    assert_eq!(holders_after(USUAL, host(), &blink), [None, Some(BRIDGE)]);
+    // With a second holder beside it, which serves as long as it is the only one.
+    let changes = [[('+', 4, SHIM)].as_slice(), &blink, &blink].concat();
+    let expected = [Some(BRIDGE), Some(4), Some(BRIDGE), Some(4), Some(BRIDGE)];
+    assert_eq!(holders_after(USUAL, host(), &changes), expected);
+    // Nobody knows which of two newcomers is meant; the one that was there before does not depend on it.
+    let mut there = host();
+    there.links.insert(5, link(5, "eth2"));
+    let changes = [('-', BRIDGE, GATEWAY), ('+', 4, SHIM), ('+', 5, SHIM), ('-', 4, SHIM), ('+', 4, SHIM)];
+    assert_eq!(holders_after(USUAL, there.clone(), &changes), [None, Some(4), Some(4), Some(5), Some(4)]);
+    there.addresses.retain(|it| it.link != BRIDGE);
+    there.addresses.push(address(BRIDGE, GATEWAY));
+    let settings = settings(USUAL).unwrap();
+    let plan = Plan::find(&settings, &there, &ways(&settings)).unwrap();
+    there.addresses.retain(|it| it.link != BRIDGE);
+    there.addresses.extend([address(4, SHIM), address(5, SHIM)]);
+    assert_eq!(plan.again(&settings, &there).unwrap().holder(settings.subnets[0]), None);
+}
+
+#[test]
+fn a_bridge_that_is_made_anew_is_known_by_its_name() {
+    let settings = settings(USUAL).unwrap();
+    let mut there = host();
+    let plan = Plan::find(&settings, &there, &ways(&settings)).unwrap();
+    there.links.remove(&BRIDGE);
+    there.addresses.retain(|it| it.link != BRIDGE);
+    let plan = plan.again(&settings, &there).unwrap();
+    there.links.insert(9, link(9, "br0"));
+    there.addresses.extend([address(4, SHIM), address(9, GATEWAY)]);
+    assert_eq!(plan.again(&settings, &there).unwrap().holder(settings.subnets[0]), Some(9));
+}
+
+#[test]
+fn the_uplink_never_becomes_an_inside() {
+    let holders = holders_after(USUAL, host(), &[('+', UPLINK, SHIM), ('-', BRIDGE, GATEWAY)]);
+    assert_eq!(holders, [Some(BRIDGE), None]);
+    // Nor does the bridge whose port the uplink has become.
+    let settings = settings(USUAL).unwrap();
+    let mut there = host();
+    let plan = Plan::find(&settings, &there, &ways(&settings)).unwrap();
+    there.links.get_mut(&UPLINK).unwrap().master = Some(BRIDGE);
+    assert_eq!(plan.again(&settings, &there).unwrap().holder(settings.subnets[0]), None);
+}
+
+#[test]
+fn every_subnet_of_ours_is_told_to_the_dataplane_whoever_holds_it() {
+    let settings = settings("--subnet 192.168.110.0/24 --subnet 192.168.111.0/24").unwrap();
+    let mut there = host();
+    there.addresses.push(address(4, [192, 168, 111, 1]));
+    let plan = Plan::find(&settings, &there, &ways(&settings)).unwrap();
+    let own = |plan: &Plan| settings.subnets.iter().map(|it| plan.own_subnets(&settings)[it]).collect::<Vec<_>>();
+    let held_by = |inside| Subnet { inside, ..Subnet::default() };
+    assert_eq!(own(&plan), [held_by(BRIDGE), held_by(4)]);
+    there.addresses.retain(|it| it.link != BRIDGE);
+    let plan = plan.again(&settings, &there).unwrap();
+    assert_eq!(own(&plan), [held_by(0), held_by(4)]);
+    assert!(own(&plan).iter().all(Subnet::is_own));
 }

@@ -20,8 +20,12 @@ fn says(boot: u64, subnets: &[&str]) -> Message {
     Message { boot, heard: Some(BOOT), goodbye: false, subnets: subnets.iter().map(|it| cidr(it)).collect() }
 }
 
+fn link_of(address: Ipv4Addr) -> SocketAddrV4 {
+    SocketAddrV4::new(address, 9628)
+}
+
 fn hear(roster: &mut Roster, from: Ipv4Addr, message: &Message, now: Instant) -> (Vec<Event>, bool) {
-    let Heard { mut events, answer, .. } = roster.hear(from, &message.encode(), now);
+    let Heard { mut events, answer, .. } = roster.hear(link_of(from), &message.encode(), now);
     events.extend(roster.settle().into_iter().map(|(_, event)| event));
     (events, answer)
 }
@@ -53,7 +57,7 @@ fn a_peer_comes_changes_restarts_and_leaves() {
 #[test]
 fn another_boot_id_means_another_flow_table() {
     let mut roster = roster(&["172.29.0.17"]);
-    let mut forgot = |message: &Message| roster.hear(PEER, &message.encode(), Instant::now()).forgot;
+    let mut forgot = |message: &Message| roster.hear(link_of(PEER), &message.encode(), Instant::now()).forgot;
     assert!(forgot(&says(1, &[])), "what it had before is not known");
     assert!(!forgot(&says(1, &["192.168.220.0/24"])));
     assert!(forgot(&says(2, &[])));
@@ -98,10 +102,27 @@ fn strangers_and_other_versions_are_not_believed() {
     assert_eq!((roster.strangers(), roster.owned().count()), (1, 0));
     let mut bytes = says(1, &["10.0.0.0/8"]).encode();
     bytes[4] = 9;
-    assert_eq!(roster.hear(PEER, &bytes, now).events, [Event::OtherVersion(9)]);
-    assert_eq!(roster.hear(PEER, &bytes, now).events, []);
+    assert_eq!(roster.hear(link_of(PEER), &bytes, now).events, [Event::OtherVersion(9)]);
+    assert_eq!(roster.hear(link_of(PEER), &bytes, now).events, []);
     assert_eq!((roster.peers()[&PEER].version, roster.peers()[&PEER].speaks), (Some(9), false));
-    assert!(matches!(roster.hear(PEER, b"x", now).events[..], [Event::Damaged(MessageError::Magic)]));
+    assert!(matches!(roster.hear(link_of(PEER), b"x", now).events[..], [Event::Damaged(MessageError::Magic)]));
+}
+
+#[test]
+fn a_peers_container_does_not_speak_for_the_peer() {
+    let mut roster = roster(&["172.29.0.17"]);
+    let now = Instant::now();
+    let message = says(1, &["192.168.220.0/24"]);
+    hear(&mut roster, PEER, &message, now);
+    // On the wire a container has its host's address, but another port.
+    for (count, port) in [(1, 9629), (2, 40000), (3, 0)] {
+        let goodbye = Message { goodbye: true, ..message.clone() };
+        let heard = roster.hear(SocketAddrV4::new(PEER, port), &goodbye.encode(), now + ALIVE);
+        assert_eq!(heard, Heard { events: vec![], answer: false, forgot: false });
+        assert_eq!(roster.strangers(), count);
+    }
+    assert!(roster.peers()[&PEER].speaks && !roster.peers()[&PEER].is_alive(now + ALIVE));
+    assert_eq!(roster.settle(), []);
 }
 
 #[test]
