@@ -27,7 +27,7 @@ pub enum Kind {
     Open = 0,
     /// The next packets do; this one is only a header and ends here.
     Announce = 1,
-    /// The receiver does not know the flow of the packet whose header this is.
+    /// The host that sends this reset or port-unreachable error does not know the flow that it is about.
     UnknownFlow = 2,
     /// The wire tuple is taken at the receiver by a flow of its own, which only the container in the tag may share: it is
     /// the flow's other end, and the opening was for the flow's own container. None may if it was for another.
@@ -53,7 +53,7 @@ pub enum TagError {
 }
 
 impl Tag {
-    /// The tag that says that a flow is unknown; whither it led the sender knows better.
+    /// The tag that says that a flow is unknown; whither it led its opener knows better.
     pub const UNKNOWN_FLOW: Self = Self { kind: Kind::UnknownFlow, destination: Addr::UNSPECIFIED };
 
     /// The option as it goes into the packet.

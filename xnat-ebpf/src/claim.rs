@@ -114,19 +114,13 @@ fn give_back(found: &Found) {
     let _ = FREE.push(&found.reference.index(), 0);
 }
 
-/// The reference by which packets in reply direction find the flow.
-#[inline(always)]
-pub fn reply_reference(found: &Found) -> FlowRef {
-    FlowRef::new(found.reference.index(), found.reference.generation(), Direction::Reply)
-}
-
 /// Finds a reply tuple that nobody has and inserts it.
 #[inline(always)]
 fn reserve_reply(skb: Skb, opening: &Opening, found: &Found, now: Ticks) -> bool {
     if opening.kind as u8 == Kind::Inbound as u8 {
         // The peer has chosen the port; inside nothing may change.
         return TUPLES
-            .insert(&found.flow().key(Direction::Reply), &reply_reference(found), u64::from(BPF_NOEXIST))
+            .insert(&found.flow().key(Direction::Reply), &found.reply_reference(), u64::from(BPF_NOEXIST))
             .is_ok();
     }
     port::take(skb, found, now)

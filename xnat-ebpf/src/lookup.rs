@@ -29,6 +29,12 @@ impl Found {
         self.reference.direction()
     }
 
+    /// The reference by which packets in reply direction find the flow.
+    #[inline(always)]
+    pub fn reply_reference(&self) -> FlowRef {
+        FlowRef::new(self.reference.index(), self.reference.generation(), Direction::Reply)
+    }
+
     /// The state, read anew.
     #[inline(always)]
     pub fn state(&self) -> State {

@@ -14,7 +14,7 @@ use crate::lookup::{self, Found};
 use crate::maps::{self, TUPLES};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
-use crate::{account, claim, kernel_flow};
+use crate::{account, kernel_flow};
 
 /// Takes a port on the wire for a flow that is being opened: the one in its reply tuple, or another if that is taken.
 #[inline(always)]
@@ -112,7 +112,7 @@ fn is_free(skb: Skb, found: &Found, candidate: Port, now: Ticks) -> bool {
 fn reserve(found: &Found, candidate: Port) -> bool {
     let mut key = found.flow().key(Direction::Reply);
     key.tuple.dport = candidate;
-    if TUPLES.insert(&key, &claim::reply_reference(found), u64::from(BPF_NOEXIST)).is_err() {
+    if TUPLES.insert(&key, &found.reply_reference(), u64::from(BPF_NOEXIST)).is_err() {
         return false;
     }
     // The flow that is being moved may have ended in the meantime, and the slot have another one.

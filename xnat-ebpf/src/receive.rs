@@ -61,7 +61,7 @@ fn opening(
     now: Ticks,
 ) -> Step<Verdict> {
     let inside = match maps::subnet(tag.destination) {
-        Some(subnet) if subnet.is_own() => subnet.inside,
+        Some(subnet) if subnet.is_own() && subnet.inside != 0 => subnet.inside,
         _ => return Err(Verdict::drop(Counter::TagSubnet)),
     };
     let announced = tag.kind == tag::Kind::Announce;

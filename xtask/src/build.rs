@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, process::Command};
 
 use anyhow::Result;
 
-use crate::{process, toolchain::Toolchain, workspace::is_root};
+use crate::{bpffs, process, toolchain::Toolchain, workspace::is_root};
 
 /// Builds xnat with its dataplane; returns the executable's path.
 pub(crate) fn build(toolchain: &Toolchain) -> Result<PathBuf> {
@@ -15,6 +15,7 @@ pub(crate) fn build(toolchain: &Toolchain) -> Result<PathBuf> {
 /// Builds, then becomes `xnat run` with these arguments.
 pub(crate) fn run(toolchain: &Toolchain, args: &[OsString]) -> Result<()> {
     let binary = build(toolchain)?;
+    bpffs::ensure()?;
     let mut command = if is_root() {
         Command::new(binary)
     } else {

@@ -3,6 +3,7 @@
 //! It builds with any recent stable cargo, installs the toolchain that xnat itself is pinned to,
 //! and hands over to that.
 
+mod bpffs;
 mod build;
 mod demo;
 mod kernels;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    build, kernels, packages,
+    bpffs, build, kernels, packages,
     process::{self, note},
     toolchain::Toolchain,
     workspace::is_root,
@@ -105,7 +105,7 @@ impl Options {
         if self.tier == Selection::Kernels {
             packages::ensure("the tests", packages::KERNELS)?;
         }
-        Ok(())
+        bpffs::ensure()
     }
 
     /// Builds and tests; goes on after a failure and names all that failed at the end.

@@ -15,7 +15,7 @@ use clap::Args;
 
 use self::{kept::Kept, screen::Screen, story::Story};
 use crate::{
-    build,
+    bpffs, build,
     packages::{self, Need, need},
     toolchain::Toolchain,
     workspace::is_root,
@@ -50,7 +50,8 @@ impl Options {
                  cargo xtask demo{remove}`"
             );
         }
-        packages::ensure("the demo", NEEDS)
+        packages::ensure("the demo", NEEDS)?;
+        bpffs::ensure()
     }
 
     /// Builds xnat and shows what it does. Fails if anything did not behave.
