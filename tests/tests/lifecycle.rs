@@ -270,6 +270,9 @@ fn check_tells_what_this_machine_supports() {
     let reference = Reference::new();
     let output = xnat::attempt(reference.node1.host.ns(), "check").expect_success();
     assert!(output.contains("TCX") || output.contains("tcx"), "{output}");
+    let one = Xnat::start(reference.node1.host.ns(), &format!("--subnet {SUBNET1}"));
+    let output = one.run("check");
+    assert!(output.contains(&format!("`{}` is running as process {}", one.name(), one.id())), "{output}");
 }
 
 /// How many filters of ours a hook has.

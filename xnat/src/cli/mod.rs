@@ -71,6 +71,8 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    #[command(flatten)]
     pub(crate) output: OutputArg,
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{Failure, unless_closed};
 use crate::cli::{CheckArgs, Format};
 use crate::hooks::has_tcx;
+use crate::instance::Instance;
 use crate::loader::Dataplane;
 use crate::say::{self, BAD, GOOD, HEADING};
 use crate::state::{self, Lock, StateError};
@@ -54,7 +55,7 @@ impl Finding {
 
 /// Runs the command.
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
-    let findings = look();
+    let findings = look(&args.instance.instance);
     let able = findings.iter().all(|finding| finding.verdict != Verdict::Missing);
     let mut out = anstream::stdout();
     unless_closed(match args.output.format {
@@ -64,13 +65,14 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     if able { Ok(()) } else { Err(Failure::Silent) }
 }
 
-fn look() -> Vec<Finding> {
+fn look(instance: &Instance) -> Vec<Finding> {
     let rights = capabilities();
     let privileged = rights.verdict == Verdict::Ok;
     let mut findings = vec![kernel(), rights, btf(), bpffs(), jit(), hooks(privileged)];
     findings.extend(maps(privileged));
     findings.push(dataplane(privileged));
     findings.push(forwarding());
+    findings.push(name(instance));
     findings.push(instances());
     findings.extend(TOOLS.map(|(tool, package, purpose)| find_tool(tool, package, purpose)));
     findings
@@ -210,6 +212,17 @@ fn forwarding() -> Finding {
     }
 }
 
+/// Whether a run could have this name.
+fn name(instance: &Instance) -> Finding {
+    match Lock::holder(instance) {
+        Err(StateError::Running { pid, .. }) => {
+            let remedy = "stop it, or choose another name with --instance";
+            Finding::lacking("instance", Verdict::Absent, format!("`{instance}` is running as process {pid}"), remedy)
+        }
+        _ => Finding::ok("instance", format!("`{instance}` is not running")),
+    }
+}
+
 fn instances() -> Finding {
     let (mut running, mut left) = (Vec::new(), Vec::new());
     let instances = state::instances();
@@ -287,6 +300,6 @@ mod tests {
         let privileged = false;
         assert!(maps(privileged).is_empty());
         assert_ne!(dataplane(privileged).verdict, Verdict::Ok);
-        assert!(look().iter().any(|finding| finding.name == "kernel"));
+        assert!(look(&"default".parse().unwrap()).iter().any(|finding| finding.name == "kernel"));
     }
 }
