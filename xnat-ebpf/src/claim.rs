@@ -45,7 +45,9 @@ pub fn claim(skb: Skb, config: &Config, opening: &Opening, now: Ticks) -> Result
     let found = fill(flow, index, opening, now);
     if !reserve_reply(skb, opening, &found, now) {
         give_back(&found);
-        return Err(Refused::Because(Counter::PortsExhausted));
+        // Where the peer has chosen the port there is none to run out of.
+        let of_peer = opening.kind as u8 == Kind::Inbound as u8;
+        return Err(if of_peer { Refused::Raced } else { Refused::Because(Counter::PortsExhausted) });
     }
     let original = found.flow().key(Direction::Original);
     if TUPLES.insert(&original, &found.reference, u64::from(BPF_NOEXIST)).is_err() {
@@ -120,7 +122,11 @@ fn reserve_reply(skb: Skb, opening: &Opening, found: &Found, now: Ticks) -> bool
     if opening.kind as u8 == Kind::Inbound as u8 {
         // The peer has chosen the port; inside nothing may change.
         return TUPLES
-            .insert(&found.flow().key(Direction::Reply), &found.reply_reference(), u64::from(BPF_NOEXIST))
+            .insert(
+                &found.flow().key(Direction::Reply),
+                &found.in_direction(Direction::Reply).reference,
+                u64::from(BPF_NOEXIST),
+            )
             .is_ok();
     }
     port::take(skb, found, now)

@@ -9,7 +9,8 @@ use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::packet::{Headers, proto, tcp_header, udp_header};
 
-use crate::maps::{self, INSIDES};
+use crate::maps;
+use crate::open::Place;
 use crate::skb::{MARK_DONE, Skb};
 use crate::verdict::{Step, Verdict};
 
@@ -44,15 +45,14 @@ pub fn check_outward(skb: Skb, config: &Config, headers: &Headers) -> Step<()> {
     Ok(())
 }
 
-/// Whether the kernel has to answer a packet toward the interface `inside` instead of its being delivered.
+/// Whether the kernel has to answer a packet toward the container at `place` instead of its being delivered.
 #[inline(always)]
-pub fn kernel_must_answer(skb: Skb, headers: &Headers, inside: u32) -> bool {
+pub fn kernel_must_answer(skb: Skb, headers: &Headers, place: Place) -> bool {
     if headers.ttl <= 1 {
         maps::count(Counter::ToKernelTtl);
         return true;
     }
-    // SAFETY: the value is read at once.
-    let too_long = unsafe { INSIDES.get(&inside) }.is_some_and(|inside| wire_len(skb, headers) > inside.mtu);
+    let too_long = wire_len(skb, headers) > place.mtu;
     if too_long {
         maps::count(Counter::ToKernelMtu);
     }

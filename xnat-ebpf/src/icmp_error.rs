@@ -16,7 +16,7 @@ use crate::lookup::{self, Found};
 use crate::parse::{IP, transport_offset};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{rewrite, tag};
+use crate::{open, rewrite, tag};
 
 /// ICMP code "port unreachable".
 const PORT_UNREACHABLE: u8 = 3;
@@ -77,12 +77,13 @@ pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
     let to = found.flow().translated(found.direction());
     let outer = Tuple { src: inward_source(skb, headers, &embedded, to.src), dst: to.dst, ..Tuple::default() };
     let to_host = found.flow().kind == Kind::Host as u8;
-    if to_host || forward::kernel_must_answer(skb, headers, found.flow().inside) {
+    let place = open::where_inside(found.flow().inside, to.dst);
+    if to_host || forward::kernel_must_answer(skb, headers, place) {
         rewrite(skb, headers, &embedded, to, outer, Ttl::Keep)?;
         return Ok(Verdict::PASS);
     }
     rewrite(skb, headers, &embedded, to, outer, Ttl::Decrement)?;
-    Ok(forward::to_inside(skb, found.flow().inside))
+    Ok(forward::to_inside(skb, place.ifindex))
 }
 
 /// Whom an error from the wire comes from in the container's eyes. A peer's host and its containers share an address

@@ -29,10 +29,11 @@ impl Found {
         self.reference.direction()
     }
 
-    /// The reference by which packets in reply direction find the flow.
+    /// The same flow as packets of `direction` find it.
     #[inline(always)]
-    pub fn reply_reference(&self) -> FlowRef {
-        FlowRef::new(self.reference.index(), self.reference.generation(), Direction::Reply)
+    pub fn in_direction(&self, direction: Direction) -> Self {
+        let reference = FlowRef::new(self.reference.index(), self.reference.generation(), direction);
+        Self { flow: self.flow, reference }
     }
 
     /// The state, read anew.

@@ -61,6 +61,15 @@ pub fn count_number(counter: u32) {
     }
 }
 
+/// What is known of an inside interface. To be read at once: user space replaces elements, and the kernel uses the old
+/// ones again.
+#[inline(always)]
+pub fn inside(ifindex: u32) -> Option<&'static Inside> {
+    // SAFETY: as said; what is read of an element that has just been replaced is another interface's, which the packet's
+    // next look-up corrects.
+    unsafe { INSIDES.get(&ifindex) }
+}
+
 /// Whose `address` is, if it is in a subnet of ours or of a peer.
 #[inline(always)]
 pub fn subnet(address: Addr) -> Option<&'static Subnet> {

@@ -4,14 +4,13 @@ use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, proto};
-use xnat_common::{Addr, FlowKey, Side, Ticks, Tuple};
+use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 
 use crate::claim::{self, Opening, Refused};
 use crate::lookup::{self, Found};
-use crate::maps::INSIDES;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{forward, kernel_flow, maps};
+use crate::{collect, forward, kernel_flow, maps};
 
 /// A packet from a container, at the inside interface `inside`.
 #[inline(always)]
@@ -74,20 +73,26 @@ pub fn follow(found: &Found, inside: u32) -> bool {
     true
 }
 
-/// The interface behind which a flow's `container` is; the one that the flow remembers, unless that has gone.
+/// Behind which interface a container is, and how long a packet that takes.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub ifindex: u32,
+    pub mtu: u32,
+}
+
+/// The place of a `container`: behind the interface that its flow remembers, unless that has gone.
 #[inline(always)]
-pub fn where_inside(found: &Found, container: Addr) -> u32 {
-    let inside = found.flow().inside;
-    if inside == 0 || INSIDES.get_ptr(&inside).is_some() {
-        return inside;
+pub fn where_inside(remembered: u32, container: Addr) -> Place {
+    if let Some(inside) = maps::inside(remembered) {
+        return Place { ifindex: remembered, mtu: inside.mtu };
     }
-    match interface_of(container) {
-        Some(new) => {
-            set_inside(found, new);
-            new
-        }
-        None => inside,
+    if let Some(ifindex) = interface_of(container)
+        && let Some(inside) = maps::inside(ifindex)
+    {
+        return Place { ifindex, mtu: inside.mtu };
     }
+    // Nothing is known of it: the packet goes where its flow says, and the kernel judges.
+    Place { ifindex: remembered, mtu: u32::MAX }
 }
 
 /// The interface that holds the subnet of a container of ours.
@@ -96,8 +101,9 @@ fn interface_of(container: Addr) -> Option<u32> {
     maps::subnet(container).filter(|subnet| subnet.is_own() && subnet.inside != 0).map(|subnet| subnet.inside)
 }
 
+/// Remembers behind which interface a flow's container is.
 #[inline(always)]
-fn set_inside(found: &Found, inside: u32) {
+pub fn set_inside(found: &Found, inside: u32) {
     // SAFETY: one aligned store; every reader gets the old interface or the new one.
     unsafe { (&raw mut (*found.flow).inside).write_volatile(inside) };
 }
@@ -157,6 +163,18 @@ pub fn from_peer(
         // Whoever opens a flow toward this host knows it.
         state: State(State::CONFIRMED),
     };
+    if let Some(rival) = lookup::find(&FlowKey::new(opening.reply, opening.proto, Side::Inside)) {
+        let flow = rival.flow();
+        if flow.kind == Kind::Inbound as u8 && flow.original == opening.original {
+            // Another processor has opened the very same flow since this packet looked for it.
+            return Ok(rival.in_direction(Direction::Original));
+        }
+        // Opened while this host did not know the peer's flow. The peer knows better; see `receive` for the second try.
+        if !collect::end(&rival) && !collect::end(&rival) {
+            return Err(Verdict::drop(Counter::FlowBusy));
+        }
+        maps::count(Counter::FlowsReplaced);
+    }
     claim(skb, config, &opening, now)
 }
 
@@ -166,7 +184,7 @@ fn claim(skb: Skb, config: &Config, opening: &Opening, now: Ticks) -> Step<Found
         Ok(found) => Ok(found),
         // Another processor has just opened the very same flow: this packet joins it.
         Err(Refused::Raced) => {
-            let side = Kind::side(opening.kind as u8, xnat_common::Direction::Original);
+            let side = Kind::side(opening.kind as u8, Direction::Original);
             lookup::find(&FlowKey::new(opening.original, opening.proto, side)).ok_or(Verdict::drop(Counter::FlowBusy))
         }
         Err(Refused::Because(counter)) => Err(Verdict::drop(counter)),

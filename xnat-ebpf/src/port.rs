@@ -112,7 +112,7 @@ fn is_free(skb: Skb, found: &Found, candidate: Port, now: Ticks) -> bool {
 fn reserve(found: &Found, candidate: Port) -> bool {
     let mut key = found.flow().key(Direction::Reply);
     key.tuple.dport = candidate;
-    if TUPLES.insert(&key, &found.reply_reference(), u64::from(BPF_NOEXIST)).is_err() {
+    if TUPLES.insert(&key, &found.in_direction(Direction::Reply).reference, u64::from(BPF_NOEXIST)).is_err() {
         return false;
     }
     // The flow that is being moved may have ended in the meantime, and the slot have another one.

@@ -10,7 +10,7 @@ use xnat_common::tcp::flags;
 use xnat_common::{FlowKey, Side, Ticks};
 
 use crate::lookup::{self, Found};
-use crate::maps::{self, INSIDES};
+use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
@@ -29,8 +29,7 @@ pub fn xnat_inside_in(context: TcContext) -> i32 {
 #[inline(always)]
 fn from_inside(skb: Skb) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
-    // SAFETY: the value is copied at once.
-    let inside = unsafe { *INSIDES.get(&skb.ifindex()).ok_or(Verdict::PASS)? };
+    let inside = maps::inside(skb.ifindex()).ok_or(Verdict::PASS)?;
     // Frames to other MAC addresses stay within the network.
     if parse::destination_mac(skb) != Some(inside.mac) {
         return Err(Verdict::PASS);
@@ -72,7 +71,7 @@ fn to_inside(skb: Skb) -> Step<Verdict> {
         return Ok(Verdict::PASS);
     }
     // What a container has sent to the host to have it sent back is nobody's flow.
-    let from_inside = INSIDES.get_ptr(&skb.ingress_ifindex()).is_some();
+    let from_inside = maps::inside(skb.ingress_ifindex()).is_some();
     let headers = parse::headers(skb).map_err(|_| Verdict::PASS)?;
     // Answers within a subnet of ours never reach the translation, and errors and late fragments open nothing.
     if !from_inside && !is_own(&headers) && !headers.is_later_fragment() && !headers.is_icmp_error() {

@@ -1,4 +1,4 @@
-//! What comes in on the uplink with a tag, and what should have had one.
+//! What comes in on the uplink with a tag, and openings from peers that should have had one.
 
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;

@@ -48,7 +48,7 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
     fragment::remember(headers, Side::Wire, found, now);
     // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
-    let (kind, inside) = (found.flow().kind, open::where_inside(found, to.dst));
+    let (kind, remembered) = (found.flow().kind, found.flow().inside);
     if !account::account(found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
@@ -56,7 +56,11 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
         rewrite::packet(skb, headers, to, Ttl::Keep)?;
         return Ok(Verdict::PASS);
     }
-    if forward::kernel_must_answer(skb, headers, inside) {
+    let place = open::where_inside(remembered, to.dst);
+    if place.ifindex != remembered {
+        open::set_inside(found, place.ifindex);
+    }
+    if forward::kernel_must_answer(skb, headers, place) {
         // The kernel answers with time exceeded or fragmentation needed in terms of the container's address, and the
         // uplink's egress hook translates that answer. If it forwards fragments instead, the mark stays on them.
         rewrite::packet(skb, headers, to, Ttl::Keep)?;
@@ -64,5 +68,5 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
         return Ok(Verdict::PASS);
     }
     rewrite::packet(skb, headers, to, Ttl::Decrement)?;
-    Ok(forward::to_inside(skb, inside))
+    Ok(forward::to_inside(skb, place.ifindex))
 }

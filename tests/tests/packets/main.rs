@@ -6,7 +6,9 @@
 
 #![expect(clippy::too_many_lines, reason = "a table is as long as it is")]
 
+mod crossing;
 mod fixture;
+mod forgotten;
 mod fragments;
 mod icmp_errors;
 mod object;
