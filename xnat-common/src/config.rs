@@ -3,11 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::Addr;
+use crate::mapping::{self, Dependence};
 use crate::timeout::Timeouts;
 
 /// The running configuration. User space replaces it as a whole.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Config {
     /// The interface toward the peers and the outside.
     pub uplink: u32,
@@ -21,11 +22,60 @@ pub struct Config {
     pub flags: u32,
     /// Idle timeouts.
     pub timeouts: Timeouts,
+    /// What mappings depend on: a [`Dependence`] by [`mapping::Class`], and room for one more.
+    pub mapping: [u8; 4],
+    /// What filtering depends on, in the same way; never on less than the mapping.
+    pub filtering: [u8; 4],
+    /// The first port that a flow may have on the wire, in host order.
+    pub first_port: u16,
+    /// The last one.
+    pub last_port: u16,
+    /// How many ports a container may have; zero for as many as there are.
+    pub max_ports: u32,
+    /// Who gets what peers without xnat address to this host, or [`Addr::UNSPECIFIED`].
+    pub default_inbound: Addr,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            filtering: [Dependence::Address as u8; 4],
+            first_port: 1,
+            last_port: u16::MAX,
+            timeouts: Timeouts::default(),
+            ..Self::zeroed()
+        }
+    }
 }
 
 impl Config {
     /// The hooks on the inside leave everything to the kernel's routing, and the uplink's egress hook translates.
     pub const KERNEL_PATH: u32 = 1;
+
+    /// What mappings of a protocol depend on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mapping(&self, class: mapping::Class) -> Dependence {
+        let [tcp, udp, icmp, _] = self.mapping;
+        Dependence::from_u8(by_class(class, tcp, udp, icmp))
+    }
+
+    /// What filtering of a protocol depends on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn filtering(&self, class: mapping::Class) -> Dependence {
+        let [tcp, udp, icmp, _] = self.filtering;
+        Dependence::from_u8(by_class(class, tcp, udp, icmp))
+    }
+}
+
+#[inline(always)]
+const fn by_class(class: mapping::Class, tcp: u8, udp: u8, icmp: u8) -> u8 {
+    match class {
+        mapping::Class::Tcp => tcp,
+        mapping::Class::Udp => udp,
+        mapping::Class::Icmp => icmp,
+    }
 }
 
 /// Where the allocator and the collector of the flow table stand: the one entry of the `CURSORS` map.
@@ -40,6 +90,10 @@ pub struct Cursors {
     pub used: u64,
     /// A number that tells this flow table from every other; user space draws it when it makes the table.
     pub table: u64,
+    /// How many flows have ended.
+    pub ended: u64,
+    /// When refusals were last told by ICMP, in ticks (upper half), and how many in that tick.
+    pub refusals: u64,
     /// Fills the cache line.
-    pub zero: [u64; 4],
+    pub zero: [u64; 2],
 }

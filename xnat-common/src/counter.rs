@@ -82,6 +82,24 @@ counters! {
     33 FlowsCrossed "flows_crossed" Event "flows that a peer has opened from its end as well, made one";
     34 PrivateDestination "private_destination" Drop "packets that would have left the uplink for a peer's container by its own address";
     35 MessageUnmatched "message_unmatched" Drop "messages of a peer about no flow of this host's, or to which nothing could be done";
+    36 MappingsOpened "mappings_opened" Event "ports given to a container's address and port";
+    37 PortsShared "ports_shared" Event "flows that share their port with others toward other destinations, because none was free";
+    38 PortsReclaimed "ports_reclaimed" Event "closed flows ended early, because ports or records ran short";
+    39 QuotaExceeded "quota_exceeded" Drop "openings of containers that have all the ports that they may have";
+    40 Refusals "refusals" Event "ICMP errors that told a container that its opening was refused";
+    41 Filtered "filtered" Drop "packets from outside that a mapping's filtering does not let in";
+    42 HostTranslated "host_translated" Event "connections of the host itself that got another port, because a flow had theirs";
+    43 SpoofedSource "spoofed_source" Drop "packets from the wire with a container's address as their source";
+    44 MartianSource "martian_source" Drop "packets from the wire whose source is no host's: 0/8, 127/8, multicast, broadcast";
+    45 OwnSource "own_source" Drop "packets from the wire with this host's own address as their source";
+    46 DirectDestination "direct_destination" Drop "packets from the wire to a container by its own address";
+    47 SourceRoute "source_route" Drop "packets with an IP source route";
+    48 BadChecksum "bad_checksum" Drop "opening packets and ICMP errors with a wrong IP or ICMP checksum";
+    49 FragmentsHeld "fragments_held" Event "fragments kept until their datagram's first one came";
+    50 FragmentOverlap "fragment_overlap" Drop "fragments that overlap others of their datagram, or are shaped so that they could";
+    51 FragmentQuota "fragment_quota" Drop "fragments of a source with too many unfinished datagrams";
+    52 FragmentExpired "fragment_expired" Drop "fragments kept for a first one that did not come in time";
+    53 TcpImplausible "tcp_implausible" Event "segments outside of the window, translated without effect on the flow";
 }
 
 /// Room in the `COUNTERS` map, so that new counters do not change its layout.

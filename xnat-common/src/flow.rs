@@ -115,8 +115,16 @@ pub enum Kind {
     Peer = 2,
     /// Opened by a peer, toward a container of ours.
     Inbound = 3,
-    /// From this host itself to a container behind a peer.
+    /// From this host itself to a container behind a peer; or one of its own connections to anywhere that had to be given
+    /// another port, because a flow has the one that its socket is bound to.
     Host = 4,
+    /// From the outside to a container, by a forward or as the default for what comes in: the destination is translated.
+    Forward = 5,
+    /// From the outside to a container, through a mapping that the container has opened: the destination is translated.
+    Mapped = 6,
+    /// From a container or this host to a container by this host's address on the wire: source and destination are
+    /// translated, and both are seen inside.
+    Hairpin = 7,
 }
 
 impl Kind {
@@ -128,6 +136,9 @@ impl Kind {
             2 => Self::Peer,
             3 => Self::Inbound,
             4 => Self::Host,
+            5 => Self::Forward,
+            6 => Self::Mapped,
+            7 => Self::Hairpin,
             _ => return None,
         })
     }
@@ -140,6 +151,9 @@ impl Kind {
             Self::Peer => "peer",
             Self::Inbound => "inbound",
             Self::Host => "host",
+            Self::Forward => "forward",
+            Self::Mapped => "mapped",
+            Self::Hairpin => "hairpin",
         }
     }
 
@@ -147,9 +161,9 @@ impl Kind {
     #[inline(always)]
     #[must_use]
     pub const fn side(kind: u8, direction: Direction) -> Side {
-        let opened_on_the_wire = kind == Self::Inbound as u8;
         let original = matches!(direction, Direction::Original);
-        if opened_on_the_wire == original { Side::Wire } else { Side::Inside }
+        let from_wire = kind == Self::Inbound as u8 || kind == Self::Forward as u8 || kind == Self::Mapped as u8;
+        if kind != Self::Hairpin as u8 && from_wire == original { Side::Wire } else { Side::Inside }
     }
 }
 
@@ -265,10 +279,18 @@ impl State {
     /// The peer has opened the same conversation from its end, on the mirrored wire tuple. Neither end tags it.
     pub const CROSSED: u32 = 1 << 14;
 
-    /// The flow is being moved to another port.
-    pub const MOVING: u32 = 1 << 17;
     /// User space wants the flow ended; the collector does it when it comes by, however busy the flow is.
     pub const DOOMED: u32 = 1 << 15;
+    /// The flow is a session of the mapping that owns its port on the wire, and ends with leaving it.
+    pub const MAPPED: u32 = 1 << 16;
+    /// The flow is being moved to another port.
+    pub const MOVING: u32 = 1 << 17;
+    /// The flow is counted among those of its mapping with its remote address, in the mapping's own record.
+    pub const REMOTE_NEAR: u32 = 1 << 18;
+    /// The same, in `REMOTES`.
+    pub const REMOTE_FAR: u32 = 1 << 19;
+    /// The flow's port is counted against its container's quota.
+    pub const COUNTED: u32 = 1 << 20;
 
     /// The TCP state; meaningless for other protocols.
     #[inline(always)]

@@ -11,6 +11,7 @@ pub mod counter;
 pub mod flow;
 pub mod host_port;
 pub mod kernel_flow;
+pub mod mapping;
 pub mod names;
 pub mod packet;
 pub mod port;

@@ -10,6 +10,8 @@ pub mod program {
     pub const UPLINK_INGRESS: &str = "xnat_uplink_in";
     /// Egress of the uplink.
     pub const UPLINK_EGRESS: &str = "xnat_uplink_out";
+    /// Egress of the loopback interface: what the host sends to itself, of which forwards take their part.
+    pub const LOOPBACK_EGRESS: &str = "xnat_loopback_out";
     /// One slice of collection, driven by user space.
     pub const COLLECT: &str = "xnat_collect";
 }
@@ -38,9 +40,21 @@ pub mod map {
     pub const KERNEL_FLOWS: &str = "KERNEL_FLOWS";
     /// `Array<u64>` by `host_port::index`: when the host was last seen to use a port; can be mapped into memory.
     pub const HOST_PORTS: &str = "HOST_PORTS";
+    /// `Array<Mapping>` by `mapping::index`: who has which port.
+    pub const PORTS: &str = "PORTS";
+    /// `HashMap<Endpoint, Port>`: endpoints whose port on the wire is another than inside.
+    pub const MOVED: &str = "MOVED";
+    /// `HashMap<RemoteKey, RemoteEntry>`: with which remote addresses a port has sessions, beyond the first one.
+    pub const REMOTES: &str = "REMOTES";
+    /// `HashMap<ForwardKey, Forward>`.
+    pub const FORWARDS: &str = "FORWARDS";
+    /// `HashMap<Addr, u32>`: how many ports a container has, while there is a quota.
+    pub const QUOTAS: &str = "QUOTAS";
+    /// `LruHashMap<Destination, Full>`: toward whom no port is left.
+    pub const FULL: &str = "FULL";
     /// `LruHashMap<FragmentKey, Fragment>`: datagrams whose first fragment has passed.
     pub const FRAGMENTS: &str = "FRAGMENTS";
 }
 
 /// The version of the pinned maps' layouts; part of the pins' path, and raised whenever a layout changes.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;

@@ -55,4 +55,6 @@ pub struct Inside {
     pub mac: [u8; 6],
     /// Always zero.
     pub zero: [u8; 2],
+    /// This host's address there, from which it tells containers of refusals.
+    pub address: Addr,
 }

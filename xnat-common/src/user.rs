@@ -3,9 +3,10 @@
 use std::net::Ipv4Addr;
 
 use crate::config::{Config, Cursors};
+use crate::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use crate::packet::{Fragment, FragmentKey};
 use crate::subnet::{Inside, Peer, Subnet};
-use crate::{Addr, Flow, FlowKey, FlowRef};
+use crate::{Addr, Flow, FlowKey, FlowRef, Port};
 
 impl From<Ipv4Addr> for Addr {
     fn from(address: Ipv4Addr) -> Self {
@@ -28,4 +29,25 @@ macro_rules! map_layouts {
     };
 }
 
-map_layouts!(Addr, Config, Cursors, Flow, FlowKey, FlowRef, Fragment, FragmentKey, Inside, Peer, Subnet);
+map_layouts!(
+    Addr,
+    Config,
+    Cursors,
+    Destination,
+    Endpoint,
+    Flow,
+    FlowKey,
+    FlowRef,
+    Forward,
+    ForwardKey,
+    Fragment,
+    FragmentKey,
+    Full,
+    Inside,
+    Mapping,
+    Peer,
+    Port,
+    RemoteEntry,
+    RemoteKey,
+    Subnet
+);

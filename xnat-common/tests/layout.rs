@@ -6,6 +6,7 @@ use std::mem::{align_of, offset_of, size_of};
 
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{CAPACITY, Counter};
+use xnat_common::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use xnat_common::packet::{Fragment, FragmentKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::timeout::Timeouts;
@@ -43,11 +44,19 @@ fn the_other_maps() {
     assert_eq!(size_of::<FlowRef>(), 8);
     assert_eq!(size_of::<tcp::Window>(), 12);
     assert_eq!(size_of::<Timeouts>(), 24);
-    assert_eq!(size_of::<Config>(), 44);
+    assert_eq!(size_of::<Config>(), 64);
     assert_eq!(size_of::<Cursors>(), 64);
     assert_eq!(size_of::<Subnet>(), 8);
     assert_eq!(size_of::<Peer>(), 16);
-    assert_eq!(size_of::<Inside>(), 16);
+    assert_eq!(size_of::<Inside>(), 20);
+    assert_eq!(size_of::<Mapping>(), 16);
+    assert_eq!(size_of::<Endpoint>(), 12);
+    assert_eq!(size_of::<RemoteKey>(), 8);
+    assert_eq!(size_of::<RemoteEntry>(), 16);
+    assert_eq!(size_of::<ForwardKey>(), 4);
+    assert_eq!(size_of::<Forward>(), 8);
+    assert_eq!(size_of::<Destination>(), 8);
+    assert_eq!(size_of::<Full>(), 8);
     assert_eq!(size_of::<FragmentKey>(), 12);
     assert_eq!(size_of::<Fragment>(), 16);
     assert_eq!((offset_of!(FlowKey, proto), offset_of!(FlowKey, side)), (12, 13));
@@ -68,7 +77,7 @@ fn addresses_and_ports_lie_as_in_a_packet() {
 }
 
 /// Every counter there ever was, at its number. New ones are added at the end; a line never moves.
-const COUNTERS: [&str; 36] = [
+const COUNTERS: [&str; 54] = [
     "flows_opened",
     "flows_expired",
     "flows_reopened",
@@ -105,6 +114,24 @@ const COUNTERS: [&str; 36] = [
     "flows_crossed",
     "private_destination",
     "message_unmatched",
+    "mappings_opened",
+    "ports_shared",
+    "ports_reclaimed",
+    "quota_exceeded",
+    "refusals",
+    "filtered",
+    "host_translated",
+    "spoofed_source",
+    "martian_source",
+    "own_source",
+    "direct_destination",
+    "source_route",
+    "bad_checksum",
+    "fragments_held",
+    "fragment_overlap",
+    "fragment_quota",
+    "fragment_expired",
+    "tcp_implausible",
 ];
 
 #[test]

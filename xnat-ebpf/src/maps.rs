@@ -6,14 +6,17 @@ use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{self, Counter};
 use xnat_common::host_port;
+use xnat_common::mapping::{self, Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use xnat_common::packet::{Fragment, FragmentKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
-use xnat_common::{Addr, Flow, FlowKey, FlowRef, Ticks};
+use xnat_common::{Addr, Flow, FlowKey, FlowRef, Port, Ticks};
 
 use crate::atomic;
 
 /// Slots of the flow table unless user space asks for another number.
 const FLOWS_DEFAULT: usize = 262_144;
+/// One for each port of each protocol.
+const MAPPINGS_MAX: usize = mapping::ENTRIES as usize;
 
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -37,6 +40,18 @@ pub static INSIDES: HashMap<u32, Inside, 4096> = HashMap::new();
 pub static KERNEL_FLOWS: LruHashMap<FlowKey, u32, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static HOST_PORTS: Array<u64, { host_port::ENTRIES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub static PORTS: Array<Mapping, { mapping::ENTRIES as usize }> = Array::new();
+#[btf_map]
+pub static MOVED: HashMap<Endpoint, Port, MAPPINGS_MAX> = HashMap::new();
+#[btf_map]
+pub static REMOTES: HashMap<RemoteKey, RemoteEntry, FLOWS_DEFAULT> = HashMap::new();
+#[btf_map]
+pub static FORWARDS: HashMap<ForwardKey, Forward, 131_072> = HashMap::new();
+#[btf_map]
+pub static QUOTAS: HashMap<Addr, u32, 65_536> = HashMap::new();
+#[btf_map]
+pub static FULL: LruHashMap<Destination, Full, 1024> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
 

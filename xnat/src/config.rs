@@ -127,6 +127,7 @@ impl Settings {
             max_flows: self.max_flows,
             flags: if self.kernel_path { Config::KERNEL_PATH } else { 0 },
             timeouts: self.timeouts,
+            ..Config::default()
         }
     }
 

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context as _;
+use xnat_common::Addr;
 use xnat_common::names::program;
 use xnat_common::subnet::Inside;
 
 use super::Daemon;
 use crate::hooks::{Place, Side};
 use crate::loader::Earlier;
-use crate::net::snapshot::Link;
+use crate::net::snapshot::{Link, Snapshot};
 use crate::net::sysctl;
 use crate::say;
 use crate::state::{Interface, note};
@@ -81,7 +82,7 @@ impl Daemon {
         for link in self.plan.insides.keys().filter_map(|index| self.there.links.get(index)) {
             let ports = self.there.ports(link.index).map(|port| port.index);
             for index in ports.chain([link.index]) {
-                insides.insert(index, inside(link));
+                insides.insert(index, inside(link, &self.there));
             }
         }
         self.maps.set_insides(&insides)?;
@@ -160,6 +161,13 @@ impl Daemon {
     }
 }
 
-fn inside(link: &Link) -> Inside {
-    Inside { ifindex: link.index, mtu: link.mtu, mac: link.mac.unwrap_or_default(), zero: [0; 2] }
+fn inside(link: &Link, there: &Snapshot) -> Inside {
+    let address = there.addresses.iter().find(|address| address.link == link.index);
+    Inside {
+        ifindex: link.index,
+        mtu: link.mtu,
+        mac: link.mac.unwrap_or_default(),
+        zero: [0; 2],
+        address: address.map_or(Addr::UNSPECIFIED, |address| address.ip.into()),
+    }
 }
