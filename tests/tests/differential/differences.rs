@@ -1,11 +1,11 @@
 //! Where the two sides are meant to differ, each with the reason. Whatever is not here is a fault.
 
-use xnat_tests::packet::Checksum;
+use xnat_tests::packet::{ACK, Checksum, FIN, RST, SYN};
 use xnat_tests::topology::NODE1;
 
 use crate::side::{Place, container};
 use crate::stage::Seen;
-use crate::story::{Damage, End, Flow, Proto, Step, Story, What};
+use crate::story::{Content, Damage, End, Flow, Proto, Step, Story, What};
 
 /// A step that had two outcomes.
 pub struct Case<'a> {
@@ -45,9 +45,9 @@ impl Case<'_> {
         }
     }
 
-    /// Whether a packet has left with the container's own address.
+    /// Whether a packet has left with an address of the containers' network.
     fn is_untranslated(&self, seen: &Seen) -> bool {
-        seen.place == Place::Far && seen.packet.src == container(self.flow().container)
+        seen.place == Place::Far && seen.packet.src.octets()[..3] == container(0).octets()[..3]
     }
 
     /// Whether xnat has translated the packet, the whole of it, and nothing else has come of it.
@@ -66,8 +66,46 @@ impl Case<'_> {
         self.xnat.is_empty()
     }
 
+    /// Whether an earlier step is such a one.
+    fn earlier(&self, wanted: impl Fn(Flow, &Step) -> bool) -> bool {
+        self.story.steps[..self.at].iter().any(|step| wanted(self.story.flows[step.flow], step))
+    }
+
+    /// Whether the question has been asked that a packet from outside is the answer to.
+    fn is_asked(&self) -> bool {
+        let kind = |step: &Step| if let Content::Query { kind, .. } = step.content { kind } else { 0 };
+        let question = match kind(self.step()) {
+            0 => 8,
+            14 => 13,
+            kind => kind,
+        };
+        self.earlier(|flow, step| flow == self.flow() && step.from == End::Inside && kind(step) == question)
+    }
+
+    /// Whether a SYN of the flow has left before.
+    fn is_opened(&self) -> bool {
+        let opens = |step: &Step| match step.content {
+            Content::Tcp { flags, .. } => flags & (SYN | ACK | RST | FIN) == SYN,
+            _ => true,
+        };
+        self.earlier(|flow, step| {
+            let leaves = step.from == End::Inside && step.damage.is_none() && step.head.ttl > 1;
+            flow == self.flow() && leaves && opens(step) && !matches!(step.what, What::Error { .. })
+        })
+    }
+
+    /// Whether it comes from exactly where the flow has sent to.
+    fn is_answer(&self) -> bool {
+        let has_sent = self.earlier(|flow, step| flow == self.flow() && step.from == End::Inside);
+        !matches!(self.step().what, What::Stray { .. }) && has_sent
+    }
+
+    fn is_error(&self) -> bool {
+        matches!(self.step().what, What::Error { .. })
+    }
+
     fn is_tcp(&self) -> bool {
-        self.flow().proto == Proto::Tcp && !matches!(self.step().what, What::Error { .. })
+        self.flow().proto == Proto::Tcp && !self.is_error()
     }
 }
 
@@ -98,16 +136,86 @@ pub const ALL: &[Difference] = &[
         },
     },
     Difference {
+        name: "answer of another kind",
+        reason: "the kernel tells questions of different ICMP types apart, xnat only their identifiers",
+        explains: |case| {
+            matches!(case.flow().proto, Proto::Query(_))
+                && !case.is_asked()
+                && case.kernel_refuses()
+                && case.xnat.iter().all(|seen| seen.place != Place::Far || seen.packet.src == NODE1)
+        },
+    },
+    Difference {
+        name: "filtering",
+        reason: "the kernel filters by address and port, and the host answers what does not match; xnat filters by address, and \
+                 drops without an answer what a mapping does not let in (RFC 4787 REQ-8, RFC 5382 REQ-4)",
+        explains: |case| {
+            // Whoever has a port of this number; which of two has it on the wire is not told here.
+            let same = |flow: Flow| flow.is_of_kind(case.flow()) && flow.port == case.flow().port;
+            let owner = |container| {
+                case.earlier(|flow, step| same(flow) && step.from == End::Inside && flow.container == container)
+            };
+            let to_owner = |seen: &Seen| matches!(seen.place, Place::Container(container) if owner(container));
+            let mapped = case.earlier(|flow, step| same(flow) && step.from == End::Inside);
+            case.step().from == End::Outside
+                && !case.is_error()
+                && !case.is_answer()
+                && mapped
+                && case.kernel_refuses()
+                && case.xnat.iter().all(to_owner)
+        },
+    },
+    Difference {
+        name: "protocol without ports",
+        reason: "an unsolicited packet to the host blocks a container's flow with the same server in the kernel's table, \
+                 xnat gives it to the container",
+        explains: |case| {
+            let same = |flow: Flow| (flow.proto, flow.server) == (case.flow().proto, case.flow().server);
+            let unsolicited = case.earlier(|flow, step| same(flow) && step.from == End::Outside);
+            let blocked = case.kernel.is_empty() || case.kernel_refuses();
+            // Whoever has opened it.
+            let opener = |container| case.earlier(|flow, step| same(flow) && step.from == End::Inside && flow.container == container);
+            let to_opener = |seen: &Seen| matches!(seen.place, Place::Container(container) if opener(container));
+            matches!(case.flow().proto, Proto::Other(_))
+                && unsolicited
+                && blocked
+                && (case.xnat_translates() || case.xnat.iter().all(to_opener))
+        },
+    },
+    Difference {
+        name: "damaged checksum",
+        reason: "the kernel does not translate a packet with a wrong transport checksum; xnat translates a flow's, still \
+                 wrong, so that whoever gets it drops it, and opens nothing for it",
+        explains: |case| {
+            let wrong = || case.xnat.iter().all(|seen| seen.packet.l4_checksum == Checksum::Wrong);
+            case.step().damage == Some(Damage::Checksum)
+                && !case.is_error()
+                && (case.kernel_refuses() || case.kernel.is_empty())
+                && (case.xnat_drops() || case.xnat_translates() && wrong())
+        },
+    },
+    Difference {
+        name: "error with less than eight octets",
+        reason: "the kernel does not look at errors that carry less of the packet than RFC 792 says; xnat translates what there is",
+        explains: |case| {
+            matches!(case.step().what, What::Error { octets: 0..8, .. })
+                && (case.kernel_refuses() || case.kernel.is_empty())
+                && case.xnat_translates()
+        },
+    },
+    Difference {
         name: "middle of a connection",
         reason: "the kernel picks up connections in their middle (nf_conntrack_tcp_loose); xnat does so only toward peers, \
                  which can confirm them",
         explains: |case| {
-            let left = |seen: &Seen| seen.place == Place::Far && seen.packet.src == NODE1;
-            case.is_tcp()
-                && !case.step().orderly
-                && case.step().from == End::Inside
-                && case.kernel.iter().all(left)
-                && case.xnat_drops()
+            let by_host = |seen: &Seen| seen.place == Place::Far && seen.packet.flags & RST != 0;
+            case.flow().proto == Proto::Tcp
+                && !case.is_opened()
+                && !case.kernel_refuses()
+                && match case.step().from {
+                    End::Inside => case.xnat_drops(),
+                    End::Outside => case.xnat.iter().all(by_host),
+                }
         },
     },
 ];

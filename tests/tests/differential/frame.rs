@@ -106,6 +106,17 @@ pub fn message((kind, code): (u8, u8), rest: [u8; 4], payload: &[u8]) -> Vec<u8>
     body
 }
 
+/// Makes the header of a packet that has been put together from fragments that of a whole one.
+pub fn resize(packet: &mut [u8]) {
+    let header = usize::from(packet[0] & 15) * 4;
+    let length = packet.len() as u16;
+    packet[2..4].copy_from_slice(&length.to_be_bytes());
+    packet[6..8].fill(0);
+    packet[10..12].fill(0);
+    let sum = checksum(&[&packet[..header]]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 fn checksum(parts: &[&[u8]]) -> u16 {
     let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
     let mut sum: u32 = parts.iter().flat_map(|part| part.chunks(2)).map(word).sum();

@@ -26,6 +26,9 @@ use story::Story;
 /// How many stories.
 const STORIES: usize = 3000;
 
+/// After how many faults it is enough.
+const FAULTS: usize = 10;
+
 /// Both sides, and which numbers have been used.
 struct Experiment {
     kernel: Side,
@@ -133,7 +136,7 @@ fn compare(words: &'static str, stories: usize, seed: u64) {
         let Err(fault) = experiment.play(&story) else { continue };
         let (story, fault) = experiment.shorten(story, fault);
         faults.push(format!("story {number}: {}step {}:\n{}", tell(&story), fault.at, fault.text));
-        if faults.len() == 5 {
+        if faults.len() == FAULTS {
             break;
         }
     }
@@ -150,4 +153,9 @@ fn compare(words: &'static str, stories: usize, seed: u64) {
 #[test]
 fn xnat_translates_as_the_kernel_does_but_for_documented_differences() {
     compare("", STORIES, 3);
+}
+
+#[test]
+fn so_it_does_on_the_kernels_path() {
+    compare("--kernel-path", STORIES / 3, 4);
 }

@@ -130,8 +130,8 @@ impl Side {
         side
     }
 
-    /// Puts packets in at a place, and returns what comes out anywhere.
-    pub fn inject(&mut self, at: Place, packets: &[Vec<u8>]) -> Vec<(Place, Packet)> {
+    /// Puts packets in at a place, and returns the frames that come out anywhere.
+    pub fn inject(&mut self, at: Place, packets: &[Vec<u8>]) -> Vec<(Place, Vec<u8>)> {
         for packet in packets {
             match at {
                 Place::Container(n) => self.containers[n].send(packet),
@@ -148,7 +148,7 @@ impl Side {
 
     /// Awaits that everything has arrived. Everything is sent from one processor, whose queue is worked off in order, and a
     /// packet that goes out and another that comes back pass it more often than anything of the experiment does.
-    fn settle(&mut self) -> Vec<(Place, Packet)> {
+    fn settle(&mut self) -> Vec<(Place, Vec<u8>)> {
         self.round += 1;
         let round = self.round.to_be_bytes();
         let out = datagram((DISCARD, DISCARD), &round);
@@ -162,7 +162,7 @@ impl Side {
             while let Some(frame) = self.far.next() {
                 let packet = Packet::parse(Duration::ZERO, &frame);
                 if packet.dst != SENTINEL_SERVER {
-                    seen.push((Place::Far, packet));
+                    seen.push((Place::Far, frame));
                 } else if packet.payload == round {
                     let back = datagram((DISCARD, packet.sport), &round);
                     self.far.send(&Ip::new(SENTINEL_SERVER, NODE1, UDP, back).summed().octets());
@@ -174,11 +174,11 @@ impl Side {
         }
         for (n, tap) in self.containers[..SENTINEL].iter_mut().enumerate() {
             while let Some(frame) = tap.next() {
-                seen.push((Place::Container(n), Packet::parse(Duration::ZERO, &frame)));
+                seen.push((Place::Container(n), frame));
             }
         }
         while let Some(frame) = self.far.next() {
-            seen.push((Place::Far, Packet::parse(Duration::ZERO, &frame)));
+            seen.push((Place::Far, frame));
         }
         seen
     }

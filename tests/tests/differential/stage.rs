@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use xnat_tests::packet::{Checksum, ICMP, Packet, TCP, UDP};
+use xnat_tests::packet::{Checksum, ICMP, IPV4, Packet, TCP, UDP};
 use xnat_tests::payload;
 use xnat_tests::topology::NODE1;
 
@@ -37,7 +37,7 @@ impl Cast {
 pub struct Seen {
     pub place: Place,
     pub packet: Packet,
-    /// The packet in an ICMP error.
+    /// The packet in an ICMP error, judged by its own checksums if it is there as a whole.
     pub embedded: Option<Packet>,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Stage<'a> {
             End::Outside => Place::Far,
         };
         let packets = self.packets(flow, step, wire);
-        let seen = self.side.inject(at, &packets);
+        let seen = join_fragments(self.side.inject(at, &packets));
         let leaves = |place: &Place, packet: &Packet| {
             *place == Place::Far && packet.src == NODE1 && packet.dst == self.cast.server(flow.server)
         };
@@ -85,7 +85,6 @@ impl<'a> Stage<'a> {
         let mut seen: Vec<Seen> = seen.into_iter().map(|(place, packet)| canonical(place, packet, wire, port)).collect();
         // What comes back is the host's own answer, which has an identification of its own.
         seen.iter_mut().filter(|seen| seen.place == at).for_each(|seen| seen.packet.id = 0);
-        join_fragments(&mut seen);
         seen.sort_by_key(|seen| (seen.place, format!("{:?}", seen.packet)));
         seen
     }
@@ -201,17 +200,16 @@ fn canonical(place: Place, mut packet: Packet, wire: u16, port: u16) -> Seen {
     packet.at = Duration::ZERO;
     packet.eth_src = [0; 6];
     packet.eth_dst = [0; 6];
-    let mut embedded = packet.embedded();
+    let mut embedded = packet.embedded().map(|_| {
+        let ether = [&[0; 12][..], &IPV4.to_be_bytes(), &packet.payload].concat();
+        Packet::parse(Duration::ZERO, &ether)
+    });
+    if embedded.is_some() {
+        packet.payload.clear();
+    }
     for packet in std::iter::once(&mut packet).chain(embedded.as_mut()) {
         if place == Place::Far {
             rename(packet, wire, port);
-        }
-    }
-    if let Some(embedded) = &mut embedded {
-        embedded.at = Duration::ZERO;
-        // Seen in the packet around it, octet by octet, except where its ports were given another name.
-        if wire != port {
-            packet.payload = vec![0; packet.payload.len()];
         }
     }
     Seen { place, packet, embedded }
@@ -230,36 +228,34 @@ fn rename(packet: &mut Packet, wire: u16, port: u16) {
 }
 
 /// Puts fragments of one datagram together, whatever their sizes and their order. What is not whole stays as it is.
-fn join_fragments(seen: &mut Vec<Seen>) {
-    let mut pieces: Vec<Seen> = seen.extract_if(.., |seen| seen.packet.is_fragment()).collect();
-    while let Some(first) = pieces.iter().position(|piece| piece.packet.fragment_offset == 0) {
-        let mut whole = pieces.swap_remove(first);
-        let header = match whole.packet.proto {
-            TCP => 20 + whole.packet.tcp_options.len(),
-            UDP | ICMP => 8,
-            _ => 0,
-        };
-        let mut complete = !whole.packet.more_fragments;
+fn join_fragments(seen: Vec<(Place, Vec<u8>)>) -> Vec<(Place, Packet)> {
+    let parse = |frame: &[u8]| Packet::parse(Duration::ZERO, frame);
+    let (mut pieces, mut whole): (Vec<_>, Vec<_>) = seen.into_iter().partition(|(_, frame)| {
+        let packet = parse(frame);
+        packet.is_fragment() && packet.ip_checksum == Checksum::Valid
+    });
+    while let Some(at) = pieces.iter().position(|(_, frame)| parse(frame).fragment_offset == 0) {
+        let (place, mut frame) = pieces.swap_remove(at);
+        let first = parse(&frame);
+        let header = 34 + first.options.len();
+        frame.truncate(14 + usize::from(first.len));
+        let mut complete = false;
         while !complete {
-            let end = header + whole.packet.payload.len();
-            let next = pieces.iter().position(|piece| {
-                piece.place == whole.place
-                    && piece.packet.id == whole.packet.id
-                    && usize::from(piece.packet.fragment_offset) == end
+            let next = pieces.iter().position(|(other, piece)| {
+                let packet = parse(piece);
+                let offset = usize::from(packet.fragment_offset);
+                *other == place && packet.id == first.id && offset == frame.len() - header
             });
             let Some(next) = next else { break };
-            let piece = pieces.swap_remove(next).packet;
-            if piece.ip_checksum != Checksum::Valid {
-                whole.packet.ip_checksum = piece.ip_checksum;
-            }
-            whole.packet.payload.extend(piece.payload);
+            let piece = parse(&pieces.swap_remove(next).1);
             complete = !piece.more_fragments;
+            frame.extend(piece.payload);
         }
-        whole.packet.more_fragments = !complete;
         if complete {
-            whole.packet.len = (20 + whole.packet.options.len() + header + whole.packet.payload.len()) as u16;
+            frame::resize(&mut frame[14..]);
         }
-        seen.push(whole);
+        whole.push((place, frame));
     }
-    seen.extend(pieces);
+    whole.extend(pieces);
+    whole.into_iter().map(|(place, frame)| (place, parse(&frame))).collect()
 }

@@ -27,8 +27,8 @@ impl End {
 pub enum Proto {
     Tcp,
     Udp,
-    /// ICMP queries: echo, or timestamps.
-    Query,
+    /// ICMP queries of this type: echo, or timestamps.
+    Query(u8),
     Other(u8),
 }
 
@@ -113,7 +113,13 @@ const STEPS: usize = 12;
 impl Story {
     /// A story by chance.
     pub fn draw(random: &mut Random) -> Self {
-        let flows: Vec<Flow> = (0..=random.pick(&[0, 0, 0, 1, 1, 2])).map(|_| flow(random)).collect();
+        let mut flows: Vec<Flow> = Vec::new();
+        for _ in 0..=random.pick(&[0, 0, 0, 1, 1, 2]) {
+            let flow = flow(random);
+            if !flows.iter().any(|other| other.is_same(flow)) {
+                flows.push(flow);
+            }
+        }
         let mut lives: Vec<Vec<Step>> = flows.iter().enumerate().map(|(n, flow)| life(random, n, *flow)).collect();
         let mut steps = Vec::new();
         while steps.len() < STEPS && lives.iter().any(|life| !life.is_empty()) {
@@ -187,6 +193,30 @@ impl Story {
     }
 }
 
+impl Flow {
+    /// Whether its ports are of one kind with another's.
+    pub fn is_of_kind(self, other: Self) -> bool {
+        matches!((self.proto, other.proto), (Proto::Query(_), Proto::Query(_))) || self.proto == other.proto
+    }
+
+    /// Whether the two have one tuple.
+    fn is_same(self, other: Self) -> bool {
+        let kind = |flow: Self| match flow.proto {
+            Proto::Tcp | Proto::Udp => (flow.proto, flow.port, flow.server_port),
+            Proto::Query(_) => (Proto::Query(0), flow.port, 0),
+            Proto::Other(_) => (flow.proto, 0, 0),
+        };
+        kind(self) == kind(other) && (self.container, self.server) == (other.container, other.server)
+    }
+
+    /// Whether a query is of the flow's kind, and an answer from the end that was asked.
+    fn is_usual(self, from: End, content: &Content) -> bool {
+        let (Proto::Query(question), Content::Query { kind, .. }) = (self.proto, content) else { return true };
+        let answer = if question == 8 { 0 } else { 14 };
+        *kind == if from == End::Inside { question } else { answer }
+    }
+}
+
 impl Content {
     fn len(&self) -> usize {
         match self {
@@ -202,7 +232,7 @@ fn flow(random: &mut Random) -> Flow {
     let proto = match random.below(10) {
         0..=3 => Proto::Tcp,
         4..=6 => Proto::Udp,
-        7 | 8 => Proto::Query,
+        7 | 8 => Proto::Query(random.pick(&[8, 8, 8, 13])),
         _ => Proto::Other(random.pick(&[50, 51, 253, 254])),
     };
     Flow {
@@ -239,7 +269,8 @@ fn life(random: &mut Random, n: usize, flow: Flow) -> Vec<Step> {
             (0..1 + random.below(6))
                 .map(|at| {
                     let from = end(random, at);
-                    let len = length(random);
+                    // The wire takes no longer ones from outside.
+                    let len = length(random).min(if from == End::Inside { 1500 } else { 1352 });
                     (from, content(random, proto, from, len))
                 })
                 .collect()
@@ -249,10 +280,10 @@ fn life(random: &mut Random, n: usize, flow: Flow) -> Vec<Step> {
         flow: n,
         from,
         head: head(random),
+        orderly: flow.is_usual(from, &content),
         content,
         what: What::Packet,
         damage: None,
-        orderly: true,
     };
     packets.into_iter().map(step).collect()
 }
@@ -268,8 +299,13 @@ fn content(random: &mut Random, proto: Proto, from: End, len: usize) -> Content 
         },
         Proto::Udp => Content::Udp { len, sum: random.chance(85) },
         // A question from outside would be for the host, whose answer to a timestamp is the time of day.
-        Proto::Query => {
-            let kind = if from == End::Inside { random.pick(&[8, 8, 8, 13, 0]) } else { random.pick(&[0, 0, 0, 14, 8]) };
+        Proto::Query(question) => {
+            let answer = if question == 8 { 0 } else { 14 };
+            let (usual, strange) = match from {
+                End::Inside => (question, [8, 13, 0, 14]),
+                End::Outside => (answer, [0, 14, 8, 0]),
+            };
+            let kind = if random.chance(85) { usual } else { random.pick(&strange) };
             Content::Query { kind, seq: random.below(100) as u16, len: if kind > 8 { 12 } else { len } }
         }
         Proto::Other(_) => Content::Other { len: len.max(1) },
