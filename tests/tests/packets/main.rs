@@ -11,6 +11,7 @@ mod fixture;
 mod forgotten;
 mod fragments;
 mod icmp_errors;
+mod mutated;
 mod object;
 mod outside;
 mod packet;
