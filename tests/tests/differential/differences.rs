@@ -131,9 +131,7 @@ pub const ALL: &[Difference] = &[
         name: "implausible segment",
         reason: "the kernel does not translate a segment that does not fit its state or window; xnat translates it, without \
                  effect on the flow, and leaves it to the other end to judge",
-        explains: |case| {
-            case.is_tcp() && !case.step().orderly && case.kernel_refuses() && case.xnat_translates()
-        },
+        explains: |case| case.is_tcp() && !case.step().orderly && case.kernel_refuses() && case.xnat_translates(),
     },
     Difference {
         name: "answer of another kind",
@@ -174,7 +172,9 @@ pub const ALL: &[Difference] = &[
             let unsolicited = case.earlier(|flow, step| same(flow) && step.from == End::Outside);
             let blocked = case.kernel.is_empty() || case.kernel_refuses();
             // Whoever has opened it.
-            let opener = |container| case.earlier(|flow, step| same(flow) && step.from == End::Inside && flow.container == container);
+            let opener = |container| {
+                case.earlier(|flow, step| same(flow) && step.from == End::Inside && flow.container == container)
+            };
             let to_opener = |seen: &Seen| matches!(seen.place, Place::Container(container) if opener(container));
             matches!(case.flow().proto, Proto::Other(_))
                 && unsolicited

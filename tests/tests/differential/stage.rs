@@ -82,7 +82,8 @@ impl<'a> Stage<'a> {
                 self.wire.insert(step.flow, wire);
             }
         }
-        let mut seen: Vec<Seen> = seen.into_iter().map(|(place, packet)| canonical(place, packet, wire, port)).collect();
+        let mut seen: Vec<Seen> =
+            seen.into_iter().map(|(place, packet)| canonical(place, packet, wire, port)).collect();
         // What comes back is the host's own answer, which has an identification of its own.
         seen.iter_mut().filter(|seen| seen.place == at).for_each(|seen| seen.packet.id = 0);
         seen.sort_by_key(|seen| (seen.place, format!("{:?}", seen.packet)));
@@ -135,8 +136,7 @@ impl<'a> Stage<'a> {
         let mut without_sum = false;
         let (proto, body) = match (&step.content, flow.proto) {
             (Content::Tcp { flags, seq, ack, options, len }, _) => {
-                let segment =
-                    Segment { seq: *seq, ack: *ack, flags: *flags, options, payload: &octets(*len) };
+                let segment = Segment { seq: *seq, ack: *ack, flags: *flags, options, payload: &octets(*len) };
                 (TCP, segment.octets(ports))
             }
             (Content::Udp { len, sum }, _) => {

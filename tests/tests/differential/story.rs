@@ -150,7 +150,8 @@ impl Story {
             let at = random.below(self.steps.len());
             let model = self.steps[at].clone();
             let flow = self.flows[model.flow];
-            let mut step = Step { orderly: false, damage: None, what: What::Packet, head: head(random), ..model.clone() };
+            let mut step =
+                Step { orderly: false, damage: None, what: What::Packet, head: head(random), ..model.clone() };
             match random.below(8) {
                 0 | 1 => {
                     step.from = random.pick(&[End::Inside, End::Outside]);

@@ -258,9 +258,14 @@ fn embedded(frame: &[u8]) -> Option<Judged> {
     Some(parse(&inner))
 }
 
-fn judge(hook: Hook, frame: &[u8], outcome: &Outcome, counted: &[(Counter, u64)], flows: &[Flow]) -> Result<(), String> {
-    let drops: u64 =
-        counted.iter().filter(|(counter, _)| counter.class() == Class::Drop).map(|(_, count)| count).sum();
+fn judge(
+    hook: Hook,
+    frame: &[u8],
+    outcome: &Outcome,
+    counted: &[(Counter, u64)],
+    flows: &[Flow],
+) -> Result<(), String> {
+    let drops: u64 = counted.iter().filter(|(counter, _)| counter.class() == Class::Drop).map(|(_, count)| count).sum();
     match (outcome.action, drops) {
         (SHOT, 1) => return Ok(()),
         (SHOT, 0) if counted.iter().any(|(counter, _)| consumes(*counter)) => return Ok(()),
@@ -308,7 +313,8 @@ fn judge(hook: Hook, frame: &[u8], outcome: &Outcome, counted: &[(Counter, u64)]
         return Ok(());
     }
     let has_ports = matches!(new.proto, TCP | UDP) && !new.is_fragment();
-    let is_translated = !is_sent_back && (old.src, old.dst, old.sport, old.dport) != (new.src, new.dst, new.sport, new.dport);
+    let is_translated =
+        !is_sent_back && (old.src, old.dst, old.sport, old.dport) != (new.src, new.dst, new.sport, new.dport);
     if has_ports && is_translated && !flows.iter().any(|flow| has_tuple(flow, &new)) {
         return Err("it was translated to the tuple of no flow".to_owned());
     }
