@@ -98,7 +98,7 @@ mod tests {
             assert_eq!(name.parse::<Instance>(), Err(InstanceError), "{name}");
         }
         let instance: Instance = "node-1".parse().unwrap();
-        assert_eq!(instance.map("FLOWS"), Path::new("/sys/fs/bpf/xnat/node-1/v1/maps/FLOWS"));
+        assert_eq!(instance.map("FLOWS"), Path::new("/sys/fs/bpf/xnat/node-1/v2/maps/FLOWS"));
         assert_eq!(instance.socket(), Path::new("/run/xnat/node-1/api.sock"));
     }
 }
