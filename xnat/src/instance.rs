@@ -1,8 +1,8 @@
 //! An instance's name, and where its pins and its running state live.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, fs};
 
 use thiserror::Error;
 use xnat_common::names;
@@ -55,6 +55,12 @@ impl Instance {
     /// The folder of the pins of this program's layout.
     pub(crate) fn layout(&self) -> PathBuf {
         self.pins().join(format!("v{}", names::LAYOUT))
+    }
+
+    /// Whether there are pins of another program's layout.
+    pub(crate) fn has_other_layout(&self) -> bool {
+        let own = self.layout();
+        fs::read_dir(self.pins()).into_iter().flatten().flatten().any(|entry| entry.path() != own)
     }
 
     /// The folder of the pinned maps.

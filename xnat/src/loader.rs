@@ -139,11 +139,8 @@ impl Dataplane {
 }
 
 fn look(instance: &Instance) -> Earlier {
-    let layout = instance.layout();
-    let layouts: Vec<PathBuf> =
-        fs::read_dir(instance.pins()).into_iter().flatten().flatten().map(|it| it.path()).collect();
     let pinned = PINNED.iter().filter(|name| instance.map(name).exists()).count();
-    if layouts.iter().any(|path| *path != layout) {
+    if instance.has_other_layout() {
         Earlier::Removed("it is of another version's layout".to_owned())
     } else if pinned == PINNED.len() {
         Earlier::Reused

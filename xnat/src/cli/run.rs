@@ -42,7 +42,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DEV")]
     pub(crate) bridge: Option<String>,
 
-    /// How many flows there may be at a time; each takes about 310 bytes of kernel memory
+    /// How many flows there may be at a time; each takes about 400 bytes of kernel memory
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
     pub(crate) max_flows: u32,
 
@@ -75,8 +75,8 @@ Examples:
       state the peer's subnet, for a peer that has only iptables rules
   xnat run --subnet 192.168.110.0/24
       only masquerade
-  xnat run --subnet 192.168.110.0/24 --forward tcp:8080=192.168.110.11:80 --forward both:53=192.168.110.12
-      forward ports of this host to containers as well";
+  xnat run --subnet 192.168.110.0/24 --forward tcp:8080=192.168.110.11:80
+      let port 8080 of this host lead to a container as well";
 
 /// How to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -108,7 +108,7 @@ pub(crate) struct BehaviourArgs {
     #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
     pub(crate) filtering: Vec<BehaviourSpec>,
 
-    /// The ports that flows may have
+    /// The ports that flows may have; one that a container has itself and that is free is kept
     #[arg(long, value_name = "FIRST-LAST", default_value_t = PortRange::ALL)]
     pub(crate) ports: PortRange,
 

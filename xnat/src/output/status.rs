@@ -125,8 +125,9 @@ fn same(peer: &Peer) -> bool {
 fn print_hooks(out: &mut impl Write, status: &Status) -> io::Result<()> {
     writeln!(out, "\n{HEADING}Hooks{HEADING:#}")?;
     let width = status.hooks.iter().map(|hook| hook.interface.len()).max().unwrap_or(0);
+    let name = status.hooks.iter().map(|hook| hook.program.len()).max().unwrap_or(0);
     for hook in &status.hooks {
-        writeln!(out, "  {:<width$}  {:<15}  {}", hook.interface, hook.program, hook.kind)?;
+        writeln!(out, "  {:<width$}  {:<name$}  {}", hook.interface, hook.program, hook.kind)?;
     }
     if status.hooks.is_empty() { writeln!(out, "  none") } else { Ok(()) }
 }
