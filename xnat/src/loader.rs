@@ -38,11 +38,12 @@ const PINNED: [&str; 18] = [
 ];
 
 /// The programs.
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 6] = [
     program::INSIDE_INGRESS,
     program::INSIDE_EGRESS,
     program::UPLINK_INGRESS,
     program::UPLINK_EGRESS,
+    program::LOOPBACK_EGRESS,
     program::COLLECT,
 ];
 
@@ -138,11 +139,8 @@ impl Dataplane {
 }
 
 fn look(instance: &Instance) -> Earlier {
-    let layout = instance.layout();
-    let layouts: Vec<PathBuf> =
-        fs::read_dir(instance.pins()).into_iter().flatten().flatten().map(|it| it.path()).collect();
     let pinned = PINNED.iter().filter(|name| instance.map(name).exists()).count();
-    if layouts.iter().any(|path| *path != layout) {
+    if instance.has_other_layout() {
         Earlier::Removed("it is of another version's layout".to_owned())
     } else if pinned == PINNED.len() {
         Earlier::Reused
@@ -174,6 +172,7 @@ fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
     loader.map_max_entries(map::FLOWS, max_flows);
     loader.map_max_entries(map::TUPLES, max_flows * 2);
     loader.map_max_entries(map::FREE, max_flows);
+    loader.map_max_entries(map::REMOTES, max_flows);
 }
 
 fn load_programs(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LoadError> {
