@@ -3,13 +3,14 @@
 use std::process::Command;
 
 use xnat_tests::process;
+use xnat_tests::tcp;
 use xnat_tests::topology::Reference;
 use xnat_tests::trace::Snapshot;
 use xnat_tests::wait::SOON;
 use xnat_tests::xnat::{Instance, attempt};
 
 /// What is passed to `xnat run`, and what the message must contain: the mistake itself, and a word on it.
-const CASES: [(&str, &[&str]); 30] = [
+const CASES: [(&str, &[&str]); 49] = [
     // not an address, not IPv4
     ("--peer node2 --subnet 192.168.110.0/24", &["node2"]),
     ("--peer 172.29.0 --subnet 192.168.110.0/24", &["172.29.0"]),
@@ -49,6 +50,34 @@ const CASES: [(&str, &[&str]); 30] = [
     ("--subnet 192.168.110.0/24 --uplink bare0", &["bare0", "address"]),
     ("--subnet 192.168.110.0/24 --uplink many0", &["many0", "172.30.0.4", "172.31.0.4", "--address"]),
     ("--peer 172.29.0.17 --subnet 192.168.110.0/24 --frobnicate", &["--frobnicate"]),
+    // mapping, filtering, ports
+    ("--subnet 192.168.110.0/24 --mapping symmetric", &["symmetric", "address-and-port-dependent"]),
+    ("--subnet 192.168.110.0/24 --filtering sctp=address-dependent", &["sctp", "icmp"]),
+    (
+        "--subnet 192.168.110.0/24 --mapping udp=address-dependent --filtering endpoint-independent",
+        &["--filtering udp=endpoint-independent", "--mapping udp=address-dependent", "leave --filtering out"],
+    ),
+    ("--subnet 192.168.110.0/24 --ports 0-1024", &["`0` is no port"]),
+    ("--subnet 192.168.110.0/24 --ports 1024-65536", &["65536"]),
+    ("--subnet 192.168.110.0/24 --ports 2048-1024", &["2048-1024", "1024-2048"]),
+    ("--subnet 192.168.110.0/24 --ports=", &["--ports"]),
+    ("--subnet 192.168.110.0/24 --max-ports-per-container 0", &["--max-ports-per-container"]),
+    // forwards
+    ("--subnet 192.168.110.0/24 --forward tcp:8080", &["tcp:8080", "PROTO:PORTS=ADDRESS"]),
+    ("--subnet 192.168.110.0/24 --forward tcp:8080=192.168.220.11", &["192.168.220.11", "192.168.110.0/24"]),
+    ("--subnet 192.168.110.0/24 --forward tcp:8080=192.168.110.1", &["192.168.110.1", "own address"]),
+    ("--subnet 192.168.110.0/24 --forward tcp:0=192.168.110.11", &["`0` is no port"]),
+    ("--subnet 192.168.110.0/24 --forward udp:9628=192.168.110.11", &["9628", "peers"]),
+    ("--subnet 192.168.110.0/24 --forward udp:1-5=192.168.110.11:1-6", &["1-5 and 1-6", "same length"]),
+    (
+        "--subnet 192.168.110.0/24 --forward tcp:80-90=192.168.110.11 --forward both:85=192.168.110.12",
+        &["tcp:80-90=192.168.110.11", "both:85=192.168.110.12", "in common"],
+    ),
+    ("--subnet 192.168.110.0/24 --forward tcp:2222=192.168.110.11:22", &["tcp port 2222", "socket of this host"]),
+    // who gets the rest
+    ("--subnet 192.168.110.0/24 --default-inbound web", &["web"]),
+    ("--subnet 192.168.110.0/24 --default-inbound 192.168.220.11", &["192.168.220.11", "192.168.110.0/24"]),
+    ("--subnet 192.168.110.0/24 --default-inbound 192.168.110.1", &["192.168.110.1", "own address"]),
 ];
 
 #[test]
@@ -61,6 +90,7 @@ fn every_mistake_is_named_and_nothing_is_attached() {
     host.ip("link set many0 up");
     host.ip("address add 172.30.0.4/24 dev many0");
     host.ip("address add 172.31.0.4/24 dev many0");
+    let _listener = tcp::Server::start(host, 2222, tcp::Service::Echo);
     let before = Snapshot::of(host);
     let mut wrong = Vec::new();
     for (words, expected) in CASES {

@@ -248,6 +248,31 @@ fn containers_may_come_after_run() {
 }
 
 #[test]
+fn what_another_version_has_left_is_named_and_makes_way() {
+    let reference = Reference::new();
+    let host = reference.node1.host.ns();
+    let before = Snapshot::of(host);
+    for kind in ["tcx", "clsact"] {
+        let mut one = Xnat::start(host, &format!("--subnet {SUBNET1} --hooks {kind}"));
+        one.stop(Signal::SIGKILL);
+        let pins = std::path::Path::new("/sys/fs/bpf/xnat").join(one.name());
+        let layout = std::fs::read_dir(&pins).expect("pins").flatten().next().expect("a layout").path();
+        std::fs::rename(layout, pins.join("v0")).expect("bpffs renames folders");
+        let refused = one.attempt("conntrack dump").expect_code(1);
+        assert!(refused.stderr.contains("of another version of xnat"), "{refused}");
+        one.restart();
+        assert!(one.output().contains("it is of another version's layout"), "{}", one.output());
+        let filters_a_hook = usize::from(kind == "clsact");
+        for (interface, side) in [("eth0", "ingress"), ("eth0", "egress"), ("br0", "ingress"), ("br0", "egress")] {
+            assert_eq!(filters(host, interface, side), filters_a_hook, "{interface} {side}");
+        }
+        assert!(!one.files().iter().any(|path| path.contains("/v0")), "{:?}", one.files());
+        one.stop(Signal::SIGTERM).expect_code(0);
+        Snapshot::of(host).expect_same_as(&before);
+    }
+}
+
+#[test]
 fn stated_subnets_need_nobody_at_the_other_end() {
     let reference = Reference::new();
     let one = Xnat::start(reference.node1.host.ns(), &format!("--peer {NODE2}={SUBNET2} --subnet {SUBNET1}"));

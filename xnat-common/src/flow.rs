@@ -289,8 +289,6 @@ impl State {
     pub const REMOTE_NEAR: u32 = 1 << 18;
     /// The same, in `REMOTES`.
     pub const REMOTE_FAR: u32 = 1 << 19;
-    /// The flow's port is counted against its container's quota.
-    pub const COUNTED: u32 = 1 << 20;
 
     /// The TCP state; meaningless for other protocols.
     #[inline(always)]

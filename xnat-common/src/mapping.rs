@@ -276,8 +276,8 @@ pub struct Destination {
     pub port: Port,
     /// IP protocol number.
     pub proto: u8,
-    /// Always zero.
-    pub zero: u8,
+    /// One where ports below 1024 were wanted, else zero.
+    pub privileged: u8,
 }
 
 /// A value of the `FULL` map.

@@ -48,7 +48,7 @@ pub mod map {
     pub const REMOTES: &str = "REMOTES";
     /// `HashMap<ForwardKey, Forward>`.
     pub const FORWARDS: &str = "FORWARDS";
-    /// `HashMap<Addr, u32>`: how many ports a container has, while there is a quota.
+    /// `HashMap<Addr, u64>`: how many ports a container has, while there is a quota.
     pub const QUOTAS: &str = "QUOTAS";
     /// `LruHashMap<Destination, Full>`: toward whom no port is left.
     pub const FULL: &str = "FULL";

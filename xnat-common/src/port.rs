@@ -1,32 +1,90 @@
-//! Which port a flow may have on the wire.
+//! Which ports a flow may have on the wire, and in which order they are tried.
 
 use crate::Port;
 use crate::packet::proto;
 
-/// How many ports are tried before a flow is refused.
-pub const ATTEMPTS: u32 = 64;
+/// How many ports are tried at random before the rest is gone through one by one.
+pub const RANDOM_ATTEMPTS: u32 = 16;
 
 /// The first port of the unprivileged class.
 const UNPRIVILEGED: u16 = 1024;
 
-/// The port to try at `attempt`: the original first, then random ones of the same class (RFC 4787 REQ-3).
-///
-/// None when the protocol's port cannot be changed: SCTP keeps its ports, because its checksum is a CRC over
-/// everything, and protocols without ports have nothing to change.
+/// Whether a port is of the class below 1024.
 #[inline(always)]
 #[must_use]
-pub const fn candidate(protocol: u8, original: Port, attempt: u32, random: u32) -> Option<Port> {
-    if attempt == 0 {
-        return Some(original);
+pub const fn is_privileged(port: Port) -> bool {
+    port.number() < UNPRIVILEGED
+}
+
+/// Ports that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The first one, in host order.
+    pub first: u16,
+    /// How many there are, from 0 to 65536.
+    pub count: u32,
+}
+
+impl Range {
+    /// From one port to another, both included; none if they are the wrong way round.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(first: u16, last: u16) -> Self {
+        let count = if first <= last { last as u32 - first as u32 + 1 } else { 0 };
+        Self { first, count }
     }
+
+    /// The port at a place; from `count` on it starts again.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(self, place: u32) -> Port {
+        let place = if place >= self.count { place - self.count } else { place };
+        Port::new(self.first.wrapping_add(place as u16))
+    }
+
+    /// A place, of 16 random bits. The upper half of a product spreads them without a division.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(self, random: u32) -> u32 {
+        ((random & 0xffff) * self.count) >> 16
+    }
+
+    /// Whether a port is among them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn contains(self, port: Port) -> bool {
+        let port = port.number() as u32;
+        port >= self.first as u32 && port < self.first as u32 + self.count
+    }
+}
+
+/// The ports, of those from `first` to `last`, that a flow with the port `original` may have where it cannot keep that:
+/// those of the same class, if there are any (RFC 4787 REQ-3a).
+///
+/// An ICMP identifier has no classes, and no administrator wants to bound it. None for protocols whose port cannot be
+/// changed: SCTP keeps its ports, because its checksum is a CRC over everything, and others have none.
+#[inline(always)]
+#[must_use]
+pub const fn range(protocol: u8, original: Port, first: u16, last: u16) -> Option<Range> {
     match protocol {
-        proto::TCP | proto::UDP | proto::ICMP => {}
+        proto::ICMP => return Some(Range::new(1, u16::MAX)),
+        proto::TCP | proto::UDP => {}
         _ => return None,
     }
-    // An ICMP identifier has no classes, and port 0 is no port.
-    let low = original.number() < UNPRIVILEGED && protocol != proto::ICMP;
-    let (first, count) = if low { (1, 1023) } else { (UNPRIVILEGED, 64_512) };
-    // The upper half of a product spreads 16 random bits over the range without a division.
-    let offset = ((random & 0xffff) * count) >> 16;
-    Some(Port::new(first + offset as u16))
+    let same_class = if is_privileged(original) {
+        Range::new(if first == 0 { 1 } else { first }, if last < UNPRIVILEGED { last } else { UNPRIVILEGED - 1 })
+    } else {
+        Range::new(if first > UNPRIVILEGED { first } else { UNPRIVILEGED }, last)
+    };
+    Some(if same_class.count == 0 { Range::new(first, last) } else { same_class })
+}
+
+/// Whether a flow may keep its own port.
+#[inline(always)]
+#[must_use]
+pub const fn may_keep(protocol: u8, port: Port, first: u16, last: u16) -> bool {
+    match protocol {
+        proto::TCP | proto::UDP => Range::new(first, last).contains(port),
+        _ => true,
+    }
 }

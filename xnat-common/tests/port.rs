@@ -1,49 +1,66 @@
 //! Port candidates, and which packets open flows at all.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use xnat_common::host_port::{self, ENTRIES, LIFETIME};
 use xnat_common::packet::{Headers, Icmp, ipv4, proto};
-use xnat_common::port::{self, candidate};
+use xnat_common::port::{Range, is_privileged, may_keep, range};
 use xnat_common::tcp::flags::{ACK, FIN, RST, SYN};
 use xnat_common::{Port, Ticks};
 
 proptest! {
     #[test]
-    fn the_first_candidate_is_the_original(protocol in any::<u8>(), original in any::<u16>(), random in any::<u32>()) {
-        prop_assert_eq!(candidate(protocol, Port::new(original), 0, random), Some(Port::new(original)));
-    }
-
-    #[test]
-    fn later_candidates_stay_in_their_class(original in any::<u16>(), attempt in 1..port::ATTEMPTS, random in any::<u32>()) {
+    fn another_port_is_of_the_same_class(original in any::<u16>(), place in any::<u32>(), random in any::<u32>()) {
         for protocol in [proto::TCP, proto::UDP] {
-            let chosen = candidate(protocol, Port::new(original), attempt, random).expect("a port").number();
-            prop_assert_ne!(chosen, 0);
-            prop_assert_eq!(chosen < 1024, original < 1024);
+            let range = range(protocol, Port::new(original), 1, u16::MAX).expect("ports");
+            for port in [range.at(place % range.count), range.at(range.place(random))] {
+                prop_assert_ne!(port, Port::NONE);
+                prop_assert_eq!(is_privileged(port), original < 1024);
+            }
         }
-        let id = candidate(proto::ICMP, Port::new(original), attempt, random).expect("an identifier");
-        prop_assert_ne!(id, Port::NONE);
+        let ids = range(proto::ICMP, Port::new(original), 5000, 6000).expect("identifiers");
+        prop_assert_eq!(ids, Range::new(1, u16::MAX), "identifiers have no classes and no bounds");
     }
 
     #[test]
-    fn what_has_no_port_to_change_has_one_candidate(protocol in any::<u8>(), original in any::<u16>(), random in any::<u32>()) {
+    fn the_bounds_are_kept(original in any::<u16>(), first in 1..=u16::MAX, count in 0..2000_u16, random in any::<u32>()) {
+        let last = first.saturating_add(count);
+        let range = range(proto::UDP, Port::new(original), first, last).expect("ports");
+        prop_assert!(range.count > 0);
+        let port = range.at(range.place(random)).number();
+        prop_assert!((first..=last).contains(&port));
+        prop_assert_eq!(may_keep(proto::UDP, Port::new(original), first, last), (first..=last).contains(&original));
+    }
+
+    #[test]
+    fn a_walk_visits_every_port_once(first in any::<u16>(), count in 1..300_u32, start in any::<u32>()) {
+        let range = Range { first, count };
+        let visited: BTreeSet<u16> = (0..count).map(|nth| range.at(start % count + nth).number()).collect();
+        prop_assert_eq!(visited.len() as u32, count);
+    }
+
+    #[test]
+    fn what_has_no_port_to_change_keeps_it(protocol in any::<u8>(), original in any::<u16>()) {
         prop_assume!(![proto::TCP, proto::UDP, proto::ICMP].contains(&protocol));
-        prop_assert_eq!(candidate(protocol, Port::new(original), 1, random), None);
+        prop_assert_eq!(range(protocol, Port::new(original), 1, u16::MAX), None);
+        prop_assert!(may_keep(protocol, Port::new(original), 5000, 6000));
     }
 }
 
 #[test]
-fn both_ends_of_each_class_can_be_chosen() {
-    let chosen = |original, random| candidate(proto::TCP, Port::new(original), 1, random).map(Port::number);
-    assert_eq!((chosen(80, 0), chosen(80, 0xffff)), (Some(1), Some(1023)));
-    assert_eq!((chosen(40000, 0), chosen(40000, 0xffff)), (Some(1024), Some(65535)));
-    let all: std::collections::BTreeSet<_> = (0..=0xffff).filter_map(|random| chosen(40000, random)).collect();
-    assert_eq!(all.len(), 64_512, "every port of the class is somebody's candidate");
+fn every_port_of_a_class_can_be_chosen() {
+    for (original, count) in [(80, 1023), (40000, 64_512)] {
+        let range = range(proto::TCP, Port::new(original), 1, u16::MAX).expect("ports");
+        let all: BTreeSet<_> = (0..=0xffff).map(|random| range.at(range.place(random)).number()).collect();
+        assert_eq!((all.len(), range.count), (count as usize, count));
+    }
 }
 
 #[test]
 fn every_port_of_the_host_has_an_entry_of_its_own() {
     let of = |protocol| (0..=u16::MAX).map(move |port| host_port::index(protocol, Port::new(port)).expect("an index"));
-    let all: std::collections::BTreeSet<u32> = of(proto::TCP).chain(of(proto::UDP)).collect();
+    let all: BTreeSet<u32> = of(proto::TCP).chain(of(proto::UDP)).collect();
     assert_eq!((all.len() as u32, all.last().copied()), (ENTRIES, Some(ENTRIES - 1)));
     assert_eq!(host_port::index(proto::ICMP, Port::new(5)), None);
 }

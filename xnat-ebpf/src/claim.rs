@@ -4,14 +4,17 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Flow, Kind, State, Word};
-use xnat_common::{Addr, Direction, FlowRef, Ticks, Tuple};
+use xnat_common::{Addr, Direction, FlowRef, Side, Ticks, Tuple};
 
-use crate::lookup::Found;
-use crate::maps::{self, CURSORS, FLOWS, FREE, TUPLES};
+use crate::lookup::{self, Found};
+use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING, TUPLES};
 use crate::skb::Skb;
-use crate::{atomic, collect, port};
+use crate::verdict::{Step, Verdict};
+use crate::{atomic, collect, mapping, port};
 
-/// What is known of a flow before it has a record.
+/// What is known of a flow before it has a record. It lies in a map, because the stack that all steps of a program share
+/// is short.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Opening {
     pub proto: u8,
@@ -27,37 +30,101 @@ pub struct Opening {
     pub state: State,
 }
 
-/// Why a flow was not claimed.
-#[derive(Clone, Copy)]
-pub enum Refused {
-    /// Another packet has opened the same flow in this moment.
-    Raced,
-    /// Counted under this name.
-    Because(Counter),
+impl Opening {
+    /// Notes it for this processor.
+    #[inline(always)]
+    pub fn note(self) -> Step<&'static Self> {
+        let place = OPENING.get_ptr_mut(0).ok_or(Verdict::PASS)?;
+        // SAFETY: this processor's own value; no program opens a flow while another one on the same processor does.
+        unsafe {
+            *place = self;
+            Ok(&*place)
+        }
+    }
 }
 
-/// Opens a flow. The insertion of its reply tuple is what reserves the port.
+/// Opens a flow, or says under which counter's name it is refused. The insertion of the reply tuple is what reserves the
+/// port.
+///
+/// The steps are global functions, which the verifier checks once each by itself, and whose stacks are not that of the
+/// programs.
 #[inline(always)]
-pub fn claim(skb: Skb, config: &Config, opening: &Opening, now: Ticks) -> Result<Found, Refused> {
-    collect::step(config, now);
-    let index = take_slot(config).ok_or(Refused::Because(Counter::TableFull))?;
-    let flow = FLOWS.get_ptr_mut(index).ok_or(Refused::Because(Counter::TableFull))?;
-    let found = fill(flow, index, opening, now);
-    if !reserve_reply(skb, opening, &found, now) {
-        give_back(&found);
-        // Where the peer has chosen the port there is none to run out of.
-        let of_peer = opening.kind as u8 == Kind::Inbound as u8;
-        return Err(if of_peer { Refused::Raced } else { Refused::Because(Counter::PortsExhausted) });
+pub fn claim(skb: Skb, opening: &Opening, now: Ticks) -> Result<Found, Counter> {
+    let index = xnat_take_slot(now.0);
+    if index == NO_SLOT {
+        return Err(Counter::TableFull);
     }
+    let found = of_slot(index).ok_or(Counter::TableFull)?;
+    let from_wire = matches!(Kind::side(opening.kind as u8, Direction::Original), Side::Wire);
+    if !from_wire && let Err(refused) = port::take(skb, &found, now) {
+        give_back(&found);
+        return Err(refused);
+    }
+    // Whoever was faster on another processor has opened the very same flow: this packet joins it.
+    let reference = FlowRef::from_bits(xnat_publish(found.reference.to_bits(), from_wire.into()));
+    lookup::by_reference(reference).ok_or(Counter::FlowBusy)
+}
+
+/// No slot.
+const NO_SLOT: u32 = u32::MAX;
+
+/// Takes a slot and writes what has been noted of the flow into it. Nothing refers to it yet. Returns the slot or [`NO_SLOT`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_take_slot(now: u32) -> u32 {
+    let (Some(config), Some(opening)) = (maps::config(), OPENING.get(0)) else {
+        return NO_SLOT;
+    };
+    collect::step(config, Ticks(now));
+    let mut index = take_slot(config);
+    if index.is_none() && collect::xnat_reclaim(now) != 0 {
+        index = take_slot(config);
+    }
+    let Some(index) = index else {
+        return NO_SLOT;
+    };
+    let Some(flow) = FLOWS.get_ptr_mut(index) else {
+        return NO_SLOT;
+    };
+    fill(flow, opening, Ticks(now));
+    index
+}
+
+/// The flow that this processor has just written into a slot.
+#[inline(always)]
+fn of_slot(index: u32) -> Option<Found> {
+    let found = Found { flow: FLOWS.get_ptr_mut(index)?, reference: FlowRef::default() };
+    Some(Found { reference: FlowRef::new(index, found.word().generation(), Direction::Original), ..found })
+}
+
+/// Inserts the tuples that lead to a flow: with `both`, the reply tuple too, in which nothing may be chosen. Returns the
+/// reference to the flow, or to the one that another packet has opened in this moment, or else one that leads nowhere.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return reference;
+    };
     let original = found.flow().key(Direction::Original);
-    if TUPLES.insert(&original, &found.reference, u64::from(BPF_NOEXIST)).is_err() {
-        let _ = TUPLES.remove(&found.flow().key(Direction::Reply));
-        give_back(&found);
-        return Err(Refused::Raced);
+    let reply = found.flow().key(Direction::Reply);
+    let backward = found.in_direction(Direction::Reply).reference;
+    let mut fresh = both == 0 || TUPLES.insert(&reply, &backward, u64::from(BPF_NOEXIST)).is_ok();
+    if fresh && TUPLES.insert(&original, &found.reference, u64::from(BPF_NOEXIST)).is_err() {
+        let _ = TUPLES.remove(&reply);
+        mapping::release(found.flow());
+        fresh = false;
     }
-    maps::add_used(1);
-    maps::count(Counter::FlowsOpened);
-    Ok(found)
+    if fresh {
+        maps::flow_opened();
+        maps::count(Counter::FlowsOpened);
+        return reference;
+    }
+    give_back(&found);
+    // The slot has another generation now, so what stays of the reference leads nowhere.
+    match lookup::find(&original) {
+        Some(other) if other.direction() as u8 == Direction::Original as u8 => other.reference.to_bits(),
+        _ => reference,
+    }
 }
 
 /// A slot that nobody else has: a freed one, or one that has never been used.
@@ -80,7 +147,7 @@ fn take_slot(config: &Config) -> Option<u32> {
 
 /// Writes the record and makes the slot live.
 #[inline(always)]
-fn fill(flow: *mut Flow, index: u32, opening: &Opening, now: Ticks) -> Found {
+fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
     // SAFETY: the slot is ours alone until a reference to it is inserted; readers that map the array look at the
     // generation before and after, and that is even until the last store.
     unsafe {
@@ -103,7 +170,6 @@ fn fill(flow: *mut Flow, index: u32, opening: &Opening, now: Ticks) -> Found {
         let live = word.next(now);
         // An exchange rather than a store: it orders the stores before it for readers on other processors.
         atomic::compare_and_swap(&raw mut (*flow).word, word.0, live.0);
-        Found { flow, reference: FlowRef::new(index, live.generation(), Direction::Original) }
     }
 }
 
@@ -114,20 +180,4 @@ fn give_back(found: &Found) {
     // SAFETY: the slot is still ours alone.
     unsafe { (&raw mut (*found.flow).word).write_volatile(word.next(word.last_seen()).0) };
     let _ = FREE.push(&found.reference.index(), 0);
-}
-
-/// Finds a reply tuple that nobody has and inserts it.
-#[inline(always)]
-fn reserve_reply(skb: Skb, opening: &Opening, found: &Found, now: Ticks) -> bool {
-    if opening.kind as u8 == Kind::Inbound as u8 {
-        // The peer has chosen the port; inside nothing may change.
-        return TUPLES
-            .insert(
-                &found.flow().key(Direction::Reply),
-                &found.in_direction(Direction::Reply).reference,
-                u64::from(BPF_NOEXIST),
-            )
-            .is_ok();
-    }
-    port::take(skb, found, now)
 }

@@ -9,10 +9,12 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{State, Word};
+use xnat_common::packet::proto;
 use xnat_common::{Direction, FlowRef, Ticks};
 
 use crate::atomic;
 use crate::lookup::Found;
+use crate::mapping;
 use crate::maps::{self, CURSORS, FLOWS, FREE, TUPLES};
 
 /// Slots that a packet looks at when it opens a flow.
@@ -38,11 +40,25 @@ fn end_if(found: &Found, word: Word) -> bool {
         return false;
     }
     // From here on nobody else touches the slot: no reference has its new generation, and it is not on the free list.
-    let _ = TUPLES.remove(&found.flow().key(Direction::Original));
-    let _ = TUPLES.remove(&found.flow().key(Direction::Reply));
-    maps::add_used(-1);
-    let _ = FREE.push(&found.reference.index(), 0);
+    xnat_bury(found.reference.index());
     true
+}
+
+/// Takes everything away that leads to a flow or that it has held, then frees its slot.
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_bury(index: u32) -> u32 {
+    let Some(flow) = FLOWS.get(index) else {
+        return 0;
+    };
+    let _ = TUPLES.remove(&flow.key(Direction::Original));
+    let _ = TUPLES.remove(&flow.key(Direction::Reply));
+    mapping::release(flow);
+    maps::flow_ended();
+    let _ = FREE.push(&index, 0);
+    0
 }
 
 /// Looks at the slot and ends its flow if that has been idle for too long.
@@ -130,5 +146,71 @@ extern "C" fn visit_nth(nth: u64, slice: *mut c_void) -> i64 {
         return 1;
     };
     xnat_visit(index as u32, slice.now.0);
+    0
+}
+
+/// Slots that a search for closed flows looks at, at most.
+const RECLAIM_SLOTS: u32 = 32_768;
+/// Closed flows after which such a search is content.
+const RECLAIM_ENOUGH: u64 = 256;
+
+/// What the search's body needs.
+struct Reclaim {
+    hand: u64,
+    slots: u64,
+    /// How many flows had ended before. A count of its own would be followed by the verifier from 0 to the end.
+    before: u64,
+}
+
+/// Ends closed flows, because ports or records have run short: from where the hand stands, which moves on. Once a tick at
+/// most. Returns how many were ended.
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xnat_reclaim(now: u32) -> u32 {
+    let (Some(config), Some(cursors)) = (maps::config(), CURSORS.get_ptr_mut(0)) else {
+        return 0;
+    };
+    // SAFETY: a field of a map value.
+    let last = unsafe { (&raw const (*cursors).reclaimed).read_volatile() };
+    // SAFETY: as above.
+    if last == u64::from(now)
+        || !unsafe { atomic::compare_and_swap(&raw mut (*cursors).reclaimed, last, u64::from(now)) }
+    {
+        return 0;
+    }
+    let Some((hand, slots)) = move_hand(config, 0) else {
+        return 0;
+    };
+    let mut reclaim = Reclaim { hand, slots, before: maps::flows_ended() };
+    let steps = if slots < u64::from(RECLAIM_SLOTS) { slots as u32 } else { RECLAIM_SLOTS };
+    // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
+    let visited = unsafe { bpf_loop(steps, reclaim_nth as *mut c_void, (&raw mut reclaim).cast(), 0) };
+    // SAFETY: a field of a map value.
+    unsafe { atomic::add(&raw mut (*cursors).hand, visited.cast_unsigned()) };
+    (maps::flows_ended() - reclaim.before) as u32
+}
+
+extern "C" fn reclaim_nth(nth: u64, reclaim: *mut c_void) -> i64 {
+    // SAFETY: bpf_loop hands over the pointer that `xnat_reclaim` gave it.
+    let reclaim = unsafe { &mut *reclaim.cast::<Reclaim>() };
+    let Some(index) = (reclaim.hand + nth).checked_rem(reclaim.slots) else {
+        return 1;
+    };
+    let Some(flow) = FLOWS.get_ptr_mut(index as u32) else {
+        return 1;
+    };
+    // SAFETY: a value of an array; see `lookup::Found::flow`.
+    let word = Word(unsafe { (&raw const (*flow).word).read_volatile() });
+    if !word.is_live() {
+        return 0;
+    }
+    let found = Found { flow, reference: FlowRef::new(index as u32, word.generation(), Direction::Original) };
+    let closed = found.flow().proto == proto::TCP && found.state().tcp().is_over();
+    if closed && end_if(&found, word) {
+        maps::count(Counter::PortsReclaimed);
+        return i64::from(maps::flows_ended() - reclaim.before >= RECLAIM_ENOUGH);
+    }
     0
 }

@@ -1,7 +1,8 @@
 //! Last step: send the packet on, or leave it to the kernel.
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+    __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use xnat_common::Addr;
@@ -19,6 +20,8 @@ use crate::verdict::{Step, Verdict};
 const PARAMETERS_LEN: i32 = size_of::<FibLookup>() as i32;
 /// 224.0.0.0: from here on no address is one host's.
 const FIRST_MULTICAST: u32 = 224 << 24;
+/// The loopback interface's number in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 /// `AF_INET`.
 const FAMILY_IPV4: u8 = 2;
 
@@ -97,27 +100,49 @@ pub fn to_inside(skb: Skb, inside: u32) -> Verdict {
     Skb::redirect_neighbour(inside)
 }
 
+/// Gives a translated packet to this host itself. On the loopback interface with a route attached, it is not refused for
+/// coming from an address of this host's (`fib_validate_source`), as it would be from a container's interface.
+#[inline(always)]
+pub fn to_loopback(skb: Skb) -> Verdict {
+    skb.set_mark(MARK_DONE);
+    Skb::redirect_neighbour(LOOPBACK)
+}
+
 /// Whether a packet that came in on `inside` leaves through the uplink when it is addressed to `dst`. The host's own
 /// addresses, multicast and broadcast do not.
 #[inline(always)]
-pub fn leads_to_uplink(skb: Skb, config: &Config, headers: &Headers, inside: u32, dst: Addr) -> bool {
+pub fn leads_to_uplink(skb: Skb, headers: &Headers, inside: u32, dst: Addr) -> bool {
     // The look-up takes every destination for a unicast one, and finds the default route.
     if dst.to_host() >= FIRST_MULTICAST {
         return false;
     }
+    let [sport, dport] = [headers.tuple.sport.0, headers.tuple.dport.0].map(u64::from);
+    let transport = sport << 32 | dport << 16 | u64::from(headers.proto);
+    xnat_leads_to_uplink(skb.raw(), inside, headers.tuple.src.0, dst.0, transport) != 0
+}
+
+/// As [`leads_to_uplink`]. `transport` is source port, destination port and protocol.
+///
+/// A global function, whose stack is not that of the programs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_leads_to_uplink(skb: *mut __sk_buff, inside: u32, src: u32, dst: u32, transport: u64) -> u32 {
+    let Some(config) = maps::config() else {
+        return 0;
+    };
     // SAFETY: a plain C structure for which all zeroes are valid.
     let mut parameters: FibLookup = unsafe { core::mem::zeroed() };
     parameters.family = FAMILY_IPV4;
-    parameters.l4_protocol = headers.proto;
-    parameters.sport = headers.tuple.sport.0;
-    parameters.dport = headers.tuple.dport.0;
+    parameters.l4_protocol = transport as u8;
+    parameters.sport = (transport >> 32) as u16;
+    parameters.dport = (transport >> 16) as u16;
     parameters.ifindex = inside;
-    parameters.__bindgen_anon_3.ipv4_src = headers.tuple.src.0;
-    parameters.__bindgen_anon_4.ipv4_dst = dst.0;
+    parameters.__bindgen_anon_3.ipv4_src = src;
+    parameters.__bindgen_anon_4.ipv4_dst = dst;
     // SAFETY: the structure is as long as said.
-    let result = unsafe { bpf_fib_lookup(skb.raw().cast(), &raw mut parameters, PARAMETERS_LEN, 0) };
+    let result = unsafe { bpf_fib_lookup(skb.cast(), &raw mut parameters, PARAMETERS_LEN, 0) };
     // Whether a packet is too long for the route is not asked here.
     let found = [BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_FRAG_NEEDED];
     let routed = found.iter().any(|code| result == i64::from(*code));
-    routed && parameters.ifindex == config.uplink
+    u32::from(routed && parameters.ifindex == config.uplink)
 }

@@ -3,6 +3,7 @@
 //! An error about a packet of one direction travels in the other, so the reversed tuple of the packet inside finds the
 //! flow and the direction of the error. Errors neither refresh nor end a flow.
 
+use aya_ebpf::bindings::__sk_buff;
 use xnat_common::checksum;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
@@ -13,7 +14,8 @@ use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
-use crate::parse::{IP, transport_offset};
+use crate::maps;
+use crate::parse::{self, IP, transport_offset};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{open, rewrite, tag};
@@ -48,9 +50,49 @@ impl Embedded {
     }
 }
 
+/// Where an error is seen.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the ingress hooks on the inside.
+    Inside = 0,
+    /// At the uplink's egress hook.
+    Egress = 1,
+    /// At the uplink's ingress hook.
+    Wire = 2,
+}
+
+/// Translates an error, or passes what is about nothing of ours.
+#[inline(always)]
+pub fn translate(skb: Skb, place: Place, now: Ticks) -> Verdict {
+    Verdict::from_bits(xnat_icmp_error(skb.raw(), place as u32, now.0))
+}
+
+/// As [`translate`].
+///
+/// A global function, which the verifier checks once by itself, and whose stack is not that of the programs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_icmp_error(skb: *mut __sk_buff, place: u32, now: u32) -> u64 {
+    let verdict = match at(Skb::from_raw(skb), place, Ticks(now)) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    verdict.to_bits()
+}
+
+#[inline(always)]
+fn at(skb: Skb, place: u32, now: Ticks) -> Step<Verdict> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    let headers = parse::headers(skb)?;
+    if place == Place::Wire as u32 {
+        return inward(skb, &headers);
+    }
+    outward(skb, config, &headers, place == Place::Inside as u32, now)
+}
+
 /// An error from a container or a router inside, or of the host's own making: toward the wire.
 #[inline(always)]
-pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool, now: Ticks) -> Step<Verdict> {
+fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool, now: Ticks) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
     let Some(found) = find(&embedded, Side::Inside) else {
         // The packet may well have been of a flow that this host has forgotten.
@@ -71,7 +113,7 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool, now: Ti
 
 /// An error from the wire: toward the container, or the host itself.
 #[inline(always)]
-pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
+fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
     let found = find(&embedded, Side::Wire).ok_or(Verdict::PASS)?;
     let to = found.flow().translated(found.direction());

@@ -9,6 +9,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro hands the context over")]
 
 mod account;
+mod arrive;
 mod atomic;
 mod claim;
 mod collect;
@@ -17,6 +18,7 @@ mod fragment;
 mod icmp_error;
 mod kernel_flow;
 mod lookup;
+mod mapping;
 mod maps;
 mod message;
 mod open;
@@ -24,7 +26,9 @@ mod options;
 mod parse;
 mod port;
 mod programs;
+mod quota;
 mod receive;
+mod refuse;
 mod rewrite;
 mod skb;
 mod socket;

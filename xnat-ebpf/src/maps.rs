@@ -12,6 +12,7 @@ use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::{Addr, Flow, FlowKey, FlowRef, Port, Ticks};
 
 use crate::atomic;
+use crate::claim::Opening;
 
 /// Slots of the flow table unless user space asks for another number.
 const FLOWS_DEFAULT: usize = 262_144;
@@ -26,6 +27,8 @@ pub static CURSORS: Array<Cursors, 1> = Array::new();
 pub static COUNTERS: PerCpuArray<u64, { counter::CAPACITY as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static FLOWS: Array<Flow, FLOWS_DEFAULT, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub static OPENING: PerCpuArray<Opening, 1> = PerCpuArray::new();
 #[btf_map]
 pub static TUPLES: HashMap<FlowKey, FlowRef, { 2 * FLOWS_DEFAULT }> = HashMap::new();
 #[btf_map]
@@ -49,7 +52,7 @@ pub static REMOTES: HashMap<RemoteKey, RemoteEntry, FLOWS_DEFAULT> = HashMap::ne
 #[btf_map]
 pub static FORWARDS: HashMap<ForwardKey, Forward, 131_072> = HashMap::new();
 #[btf_map]
-pub static QUOTAS: HashMap<Addr, u32, 65_536> = HashMap::new();
+pub static QUOTAS: HashMap<Addr, u64, 65_536> = HashMap::new();
 #[btf_map]
 pub static FULL: LruHashMap<Destination, Full, 1024> = LruHashMap::new();
 #[btf_map]
@@ -99,6 +102,13 @@ pub fn speaking_peer(address: Addr) -> Option<*mut Peer> {
     (unsafe { (*peer).flags } & Peer::SPEAKS_XNAT != 0).then_some(peer)
 }
 
+/// The port on the wire of an endpoint that does not have its own.
+#[inline(always)]
+pub fn moved(endpoint: &Endpoint) -> Option<Port> {
+    // SAFETY: copied at once; what was read wrongly shows when the port turns out not to be the endpoint's.
+    unsafe { MOVED.get(endpoint) }.copied()
+}
+
 /// The time, from a clock that is read without touching the hardware (kernel 5.11, commit d05512618056).
 #[inline(always)]
 pub fn now() -> Ticks {
@@ -106,11 +116,30 @@ pub fn now() -> Ticks {
     Ticks::from_ns(unsafe { aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns() })
 }
 
-/// Marks the one more or less flow that is live.
+/// Counts a flow that has been opened.
 #[inline(always)]
-pub fn add_used(change: i64) {
+pub fn flow_opened() {
     if let Some(cursors) = CURSORS.get_ptr_mut(0) {
         // SAFETY: a field of a map value.
-        unsafe { atomic::add(&raw mut (*cursors).used, change.cast_unsigned()) };
+        unsafe { atomic::add(&raw mut (*cursors).used, 1) };
+    }
+}
+
+/// How many flows have ended.
+#[inline(always)]
+pub fn flows_ended() -> u64 {
+    // SAFETY: a field of a map value.
+    CURSORS.get_ptr(0).map_or(0, |cursors| unsafe { (&raw const (*cursors).ended).read_volatile() })
+}
+
+/// Counts a flow that has ended.
+#[inline(always)]
+pub fn flow_ended() {
+    if let Some(cursors) = CURSORS.get_ptr_mut(0) {
+        // SAFETY: fields of a map value.
+        unsafe {
+            atomic::add(&raw mut (*cursors).used, u64::MAX);
+            atomic::add(&raw mut (*cursors).ended, 1);
+        }
     }
 }

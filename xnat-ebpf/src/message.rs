@@ -83,13 +83,7 @@ fn mend_transport_checksum(skb: Skb, headers: &Headers, len: usize) -> Step<()> 
     };
     let start = IP + ipv4::LEN;
     let at = start + field.offset;
-    let read = || -> Step<u16> {
-        let value: *mut u16 = skb.at(at).ok_or(FAILED)?;
-        // SAFETY: `at` has checked the bounds.
-        Ok(unsafe { *value })
-    };
-    // The pseudo-header's sum, without the length, is what the device expects to find if it is to complete the
-    // checksum. Whether it is shows in whether the kernel lets a change that is not of the pseudo-header take effect.
+    // The pseudo-header's sum, without the length, is what the device expects to find if it is to complete the checksum.
     let mut pseudo = 0;
     if field.pseudo_header {
         let tuple = headers.tuple;
@@ -98,9 +92,7 @@ fn mend_transport_checksum(skb: Skb, headers: &Headers, len: usize) -> Step<()> 
             + u32::from(u16::from(headers.proto).to_be())
             + u32::from((len as u16).to_be());
     }
-    skb.store(at, 0x5555_u16)?;
-    skb.change_checksum(at, 0x1234, false, false)?;
-    if read()? == 0x5555 {
+    if holds_pseudo_sum(skb, at)?.is_some() {
         return skb.store(at, checksum::fold(pseudo));
     }
     skb.store(at, 0u16)?;
@@ -109,6 +101,18 @@ fn mend_transport_checksum(skb: Skb, headers: &Headers, len: usize) -> Step<()> 
         _ => sum_words::<{ icmp_header::LEN }>(skb, start)?,
     };
     skb.store(at, !checksum::fold(pseudo + sum))
+}
+
+/// What a checksum field holds, if the device is to complete it (`CHECKSUM_PARTIAL`). That shows in whether the kernel
+/// lets a change that is not of the pseudo-header take effect (`bpf_l4_csum_replace`).
+#[inline(always)]
+pub fn holds_pseudo_sum(skb: Skb, at: usize) -> Step<Option<u16>> {
+    let before: u16 = skb.load(at).ok_or(FAILED)?;
+    skb.store(at, 0x5555_u16)?;
+    skb.change_checksum(at, 0x1234, false, false)?;
+    let after: u16 = skb.load(at).ok_or(FAILED)?;
+    skb.store(at, before)?;
+    Ok((after == 0x5555).then_some(before))
 }
 
 /// The sum over `LEN` bytes of the packet, 16 bits at a time.

@@ -3,14 +3,15 @@
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
+use xnat_common::mapping::Class;
 use xnat_common::packet::{Headers, proto};
 use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 
-use crate::claim::{self, Opening, Refused};
+use crate::claim::{self, Opening};
 use crate::lookup::{self, Found};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{collect, forward, kernel_flow, maps};
+use crate::{arrive, collect, forward, kernel_flow, maps, refuse};
 
 /// A packet from a container, at the inside interface `inside`.
 #[inline(always)]
@@ -20,26 +21,54 @@ pub fn from_container(skb: Skb, config: &Config, headers: &Headers, inside: u32,
         Some(source) if source.is_own() && source.inside == inside => {}
         _ => return Err(Verdict::PASS),
     }
-    let opening = outward(config, headers, inside, now)?;
+    let opening = if headers.tuple.dst == config.address {
+        arrive::hairpin(skb, config, headers, inside)?
+    } else {
+        to_uplink(skb, config, headers, inside, now)?
+    };
+    claim(skb, headers, opening, now)
+}
+
+/// What a packet from a container would open toward a peer or the outside.
+#[inline(always)]
+fn to_uplink(skb: Skb, config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<&'static Opening> {
+    let opening = outward(config, headers, inside, false, now)?;
     // In the middle of a connection with anybody but a peer's container: the kernel's own NAT may know it. If it does not,
     // the packet comes to the uplink's egress hook as it is.
     if opening.peer == Addr::UNSPECIFIED && !headers.opens() {
         return Err(Verdict::PASS);
     }
-    let wire_dst = opening.reply.src;
-    if !forward::leads_to_uplink(skb, config, headers, inside, wire_dst) {
+    if !forward::leads_to_uplink(skb, headers, inside, opening.reply.src) {
         if opening.peer != Addr::UNSPECIFIED {
             maps::count(Counter::ToKernelRoute);
         }
         return Err(Verdict::PASS);
     }
     forward::check_outward(skb, config, headers)?;
-    claim(skb, config, &opening, now)
+    Ok(opening)
+}
+
+/// A packet from this host to itself, at the loopback interface.
+#[inline(always)]
+pub fn to_itself(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
+    let opening = arrive::hairpin(skb, config, headers, 0)?;
+    claim(skb, headers, opening, now)
 }
 
 /// A packet that the kernel has routed to the uplink: from a container on the slow path, or from the host itself.
 #[inline(always)]
 pub fn at_egress(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
+    let opening = routed(skb, config, headers, now)?;
+    let found = claim(skb, headers, opening, now)?;
+    if opening.peer == Addr::UNSPECIFIED && opening.original.src == config.address {
+        maps::count(Counter::HostTranslated);
+    }
+    Ok(found)
+}
+
+/// What a packet that the kernel has routed would open.
+#[inline(always)]
+fn routed(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<&'static Opening> {
     let source = maps::subnet(headers.tuple.src).filter(|subnet| subnet.is_own());
     let (inside, from_host) = match source {
         // No interface holds the subnet at the moment.
@@ -51,14 +80,21 @@ pub fn at_egress(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> St
         // anywhere.
         _ => (0, true),
     };
-    let mut opening = outward(config, headers, inside, now)?;
-    if from_host {
-        if opening.peer == Addr::UNSPECIFIED && source.is_none() {
-            return Err(Verdict::PASS);
-        }
-        opening.kind = Kind::Host;
+    let opening = outward(config, headers, inside, from_host, now)?;
+    // The host's own connections to elsewhere are its own affair, unless their answers would be taken for a flow's.
+    let own_affair = from_host && opening.peer == Addr::UNSPECIFIED && source.is_none();
+    if own_affair && !(skb.has_socket() && headers.tuple.src == config.address && collides(headers)) {
+        return Err(Verdict::PASS);
     }
-    claim(skb, config, &opening, now)
+    Ok(opening)
+}
+
+/// Whether the answers to a packet of the host's own would be taken for a flow's.
+#[inline(always)]
+fn collides(headers: &Headers) -> bool {
+    headers.opens()
+        && Class::of(headers.proto).is_some()
+        && lookup::find(&FlowKey::new(headers.tuple.reversed(), headers.proto, Side::Wire)).is_some()
 }
 
 /// Whether a flow's container has come to be behind another interface, `inside`: the flow follows it. A bridge that was
@@ -97,7 +133,7 @@ pub fn where_inside(remembered: u32, container: Addr) -> Place {
 
 /// The interface that holds the subnet of a container of ours.
 #[inline(always)]
-fn interface_of(container: Addr) -> Option<u32> {
+pub fn interface_of(container: Addr) -> Option<u32> {
     maps::subnet(container).filter(|subnet| subnet.is_own() && subnet.inside != 0).map(|subnet| subnet.inside)
 }
 
@@ -110,7 +146,7 @@ pub fn set_inside(found: &Found, inside: u32) {
 
 /// What a packet toward the wire would open.
 #[inline(always)]
-fn outward(config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<Opening> {
+fn outward(config: &Config, headers: &Headers, inside: u32, from_host: bool, now: Ticks) -> Step<&'static Opening> {
     let dst = headers.tuple.dst;
     let peer = match maps::subnet(dst) {
         Some(subnet) if subnet.is_own() => return Err(Verdict::PASS),
@@ -132,27 +168,25 @@ fn outward(config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<
         }
     }
     let wire_dst = if to_peer { peer } else { dst };
-    Ok(Opening {
+    let opening = Opening {
         proto: headers.proto,
-        kind: if to_peer { Kind::Peer } else { Kind::Outside },
+        kind: match (from_host, to_peer) {
+            (true, _) => Kind::Host,
+            (false, true) => Kind::Peer,
+            (false, false) => Kind::Outside,
+        },
         original: headers.tuple,
         reply: Tuple { src: wire_dst, dst: config.address, sport: headers.tuple.dport, dport: headers.tuple.sport },
         inside,
         peer,
         state: State::default(),
-    })
+    };
+    opening.note()
 }
 
 /// A packet from a peer whose tag says that it is for `container`.
 #[inline(always)]
-pub fn from_peer(
-    skb: Skb,
-    config: &Config,
-    headers: &Headers,
-    container: Addr,
-    inside: u32,
-    now: Ticks,
-) -> Step<Found> {
+pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now: Ticks) -> Step<Found> {
     let opening = Opening {
         proto: headers.proto,
         kind: Kind::Inbound,
@@ -163,6 +197,7 @@ pub fn from_peer(
         // Whoever opens a flow toward this host knows it.
         state: State(State::CONFIRMED),
     };
+    let opening = opening.note()?;
     if let Some(rival) = lookup::find(&FlowKey::new(opening.reply, opening.proto, Side::Inside)) {
         let flow = rival.flow();
         if flow.kind == Kind::Inbound as u8 && flow.original == opening.original {
@@ -175,18 +210,11 @@ pub fn from_peer(
         }
         maps::count(Counter::FlowsReplaced);
     }
-    claim(skb, config, &opening, now)
+    claim(skb, headers, opening, now)
 }
 
+/// Claims a flow for a packet. A container that gets none is told so.
 #[inline(always)]
-fn claim(skb: Skb, config: &Config, opening: &Opening, now: Ticks) -> Step<Found> {
-    match claim::claim(skb, config, opening, now) {
-        Ok(found) => Ok(found),
-        // Another processor has just opened the very same flow: this packet joins it.
-        Err(Refused::Raced) => {
-            let side = Kind::side(opening.kind as u8, Direction::Original);
-            lookup::find(&FlowKey::new(opening.original, opening.proto, side)).ok_or(Verdict::drop(Counter::FlowBusy))
-        }
-        Err(Refused::Because(counter)) => Err(Verdict::drop(counter)),
-    }
+pub fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
+    claim::claim(skb, opening, now).map_err(|counter| refuse::opening(skb, headers, opening.inside, counter, now))
 }

@@ -1,32 +1,154 @@
 //! Ports on the wire: finding one that nobody has, and taking it.
+//!
+//! A flow keeps its own port if that is free. Else a few are tried at random, and then all of them, one after the other
+//! from a random place on: the search ends only when there is none. What it found full is remembered for a moment, so
+//! that being refused costs no more than a look-up.
 
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
+use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
+use xnat_common::mapping::{Destination, ForwardKey, Full};
 use xnat_common::packet::proto;
-use xnat_common::port::{ATTEMPTS, candidate};
-use xnat_common::{Direction, FlowRef, Port, Ticks, host_port};
+use xnat_common::port::{RANDOM_ATTEMPTS, Range, is_privileged, may_keep, range};
+use xnat_common::{Addr, Direction, FlowRef, Port, Ticks, host_port};
 
 use crate::lookup::{self, Found};
-use crate::maps::{self, TUPLES};
+use crate::mapping::{self, Goal};
+use crate::maps::{self, FORWARDS, FULL, TUPLES};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
-use crate::{account, kernel_flow};
+use crate::{account, collect, kernel_flow, quota};
 
-/// Takes a port on the wire for a flow that is being opened: the one in its reply tuple, or another if that is taken.
+/// Nothing was found.
+const NONE: u32 = 0;
+/// The flow has its own port.
+const KEPT: u32 = 1;
+/// The flow has another port.
+const CHANGED: u32 = 2;
+/// The container has all the ports that it may have.
+const QUOTA: u32 = 3;
+
+/// How long a full destination is believed to be full if no flow has ended.
+const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
+
+/// Takes a port on the wire for a flow that is being opened: the one in its reply tuple, or another.
 #[inline(always)]
-pub fn take(skb: Skb, found: &Found, now: Ticks) -> bool {
-    let tried = xnat_search_port(skb.raw(), found.reference.to_bits(), 0, now.0);
-    if tried > 1 {
+pub fn take(skb: Skb, found: &Found, now: Ticks) -> Result<(), Counter> {
+    let result = xnat_take_port(skb.raw(), found.reference.to_bits(), now.0);
+    if result == CHANGED {
         maps::count(Counter::PortsChanged);
     }
-    tried != 0
+    match result {
+        NONE => Err(Counter::PortsExhausted),
+        QUOTA => Err(Counter::QuotaExceeded),
+        _ => Ok(()),
+    }
 }
 
-/// Moves a flow to another port on the wire; false if there is none.
+/// As [`take`].
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_take_port(skb: *mut __sk_buff, reference: u64, now: u32) -> u32 {
+    let reference = FlowRef::from_bits(reference);
+    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(reference)) else {
+        return NONE;
+    };
+    let flow = found.flow();
+    let goal = mapping::goal(config, flow);
+    if goal as u32 != Goal::Flow as u32 {
+        let joined = xnat_join(skb, reference.to_bits(), u64::from(now) << 32 | goal as u64);
+        if joined != NONE {
+            return joined;
+        }
+    }
+    let quoted = flow.kind == Kind::Outside as u8 || flow.kind == Kind::Hairpin as u8 && flow.inside != 0;
+    if quoted && !quota::take(config, flow.original.src) {
+        return QUOTA;
+    }
+    if goal as u32 != Goal::Flow as u32 {
+        let pool = Destination {
+            address: if goal as u32 == Goal::Remote as u32 { flow.reply.src } else { Addr::UNSPECIFIED },
+            port: Port::NONE,
+            proto: flow.proto,
+            privileged: is_privileged(flow.original.sport).into(),
+        };
+        let result = search(skb, reference, goal, &pool, now);
+        if result != NONE {
+            return result;
+        }
+    }
+    let end = Destination {
+        address: flow.reply.src,
+        port: flow.reply.sport,
+        proto: flow.proto,
+        privileged: is_privileged(flow.original.sport).into(),
+    };
+    let result = search(skb, reference, Goal::Flow, &end, now);
+    if result == NONE && quoted {
+        quota::give_back(flow.original.src);
+    } else if result != NONE && goal as u32 != Goal::Flow as u32 {
+        maps::count(Counter::PortsShared);
+    }
+    result
+}
+
+/// Makes the flow a session of a mapping that its endpoint has already. `goal` is a [`Goal`], the time in the upper half.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
+    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
+        return NONE;
+    };
+    let (goal, now) = (goal_of(goal as u32), Ticks((goal >> 32) as u32));
+    let flow = found.flow();
+    let own = flow.original.sport;
+    let mut port = own;
+    if !mapping::join(flow, goal, own) {
+        port = match maps::moved(&mapping::endpoint(flow, goal)) {
+            Some(moved) if mapping::join(flow, goal, moved) => moved,
+            _ => return NONE,
+        };
+    }
+    // If somebody else has the port toward this end, the flow needs another.
+    if is_unused(Skb::from_raw(skb), &found, port, Rival::Connected, now) && reserve(&found, port) {
+        settle(config, &found, goal);
+        return if port == own { KEPT } else { CHANGED };
+    }
+    if mapping::leave(flow, goal, port) {
+        quota::give_back(flow.original.src);
+    }
+    NONE
+}
+
+#[inline(always)]
+fn goal_of(number: u32) -> Goal {
+    match number {
+        0 => Goal::Flow,
+        1 => Goal::Endpoint,
+        _ => Goal::Remote,
+    }
+}
+
+/// Notes what the flow, which has its port now, holds of a mapping.
+#[inline(always)]
+fn settle(config: &Config, found: &Found, goal: Goal) {
+    match goal {
+        Goal::Flow => {}
+        Goal::Endpoint => {
+            account::mark(found, State::MAPPED, 0);
+            mapping::permit(config, found);
+        }
+        Goal::Remote => account::mark(found, State::REMOTE_FAR, 0),
+    }
+}
+
+/// Moves a flow with a peer to another port on the wire; false if there is none.
 #[inline(always)]
 pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
     // Two messages about the same flow would both give up the port that it has.
@@ -35,8 +157,7 @@ pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
         return false;
     }
     let old = found.flow().key(Direction::Reply);
-    // The first candidate is the port that the flow has; from the second on they are random.
-    let moved = xnat_search_port(skb.raw(), found.reference.to_bits(), 1, now.0) != 0;
+    let moved = xnat_search_port(skb.raw(), found.reference.to_bits(), Goal::Flow as u32 | OTHER, now.0) != NONE;
     if moved {
         let _ = TUPLES.remove(&old);
     }
@@ -44,74 +165,176 @@ pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
     moved
 }
 
+/// Searches where it is not known to be full; if nothing is free, ends closed flows and searches again.
+#[inline(always)]
+fn search(skb: *mut __sk_buff, reference: FlowRef, goal: Goal, end: &Destination, now: u32) -> u32 {
+    let ended = maps::flows_ended();
+    if is_full(end, ended, Ticks(now)) {
+        return NONE;
+    }
+    let mut result = xnat_search_port(skb, reference.to_bits(), goal as u32, now);
+    if result == NONE && collect::xnat_reclaim(now) != 0 {
+        result = xnat_search_port(skb, reference.to_bits(), goal as u32, now);
+    }
+    if result == NONE {
+        let _ = FULL.insert(end, &Full { time: now, ended: ended as u32 }, 0);
+    }
+    result
+}
+
+/// Whether a search toward `end` has just found nothing. It is worth another one in the next tick if a flow has ended,
+/// and now and then, because flows close.
+#[inline(always)]
+fn is_full(end: &Destination, ended: u64, now: Ticks) -> bool {
+    let Some(full) = FULL.get_ptr(end) else {
+        return false;
+    };
+    // SAFETY: a map value, read at once.
+    let Full { time, ended: then } = unsafe { full.read_volatile() };
+    let age = now.since(Ticks(time)).0;
+    age == 0 || then == ended as u32 && age < FULL_LIFETIME.0
+}
+
+/// A flag beside the goal: the flow's own port is not wanted.
+const OTHER: u32 = 1 << 8;
+
 /// The search for a port.
 struct Search {
     skb: *mut __sk_buff,
     reference: FlowRef,
-    wanted: Port,
-    first: u32,
-    now: Ticks,
-    /// How many candidates it took; zero while none was free.
-    tried: u32,
+    /// A [`Goal`], the time in the upper half.
+    goal: u64,
+    range: Range,
+    /// Where the walk through the range began.
+    start: u32,
+    found: u32,
 }
 
-/// Finds a free port from candidate number `first` on and takes it. Returns how many candidates that took, or zero.
+/// Finds a free port for a flow and takes it. `goal` is a [`Goal`], and perhaps [`OTHER`]. Returns [`KEPT`], [`CHANGED`] or
+/// [`NONE`].
 ///
-/// A global function, which the verifier checks once by itself.
+/// A global function, which the verifier checks once by itself; so is [`xnat_try_port`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, first: u32, now: u32) -> u32 {
-    let reference = FlowRef::from_bits(reference);
-    let Some(found) = lookup::by_reference(reference) else {
-        return 0;
+extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, now: u32) -> u32 {
+    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
+        return NONE;
     };
-    let wanted = found.flow().reply.dport;
-    let mut search = Search { skb, reference, wanted, first, now: Ticks(now), tried: 0 };
-    // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
-    unsafe { bpf_loop(ATTEMPTS, attempt as *mut c_void, (&raw mut search).cast(), 0) };
-    search.tried
+    let (protocol, own) = (found.flow().proto, found.flow().reply.dport);
+    let may_keep = goal & OTHER == 0 && may_keep(protocol, own, config.first_port, config.last_port);
+    let goal = u64::from(now) << 32 | u64::from(goal & !OTHER);
+    if may_keep && xnat_try_port(skb, reference, goal, own.0.into()) != 0 {
+        return KEPT;
+    }
+    let Some(range) = range(protocol, own, config.first_port, config.last_port) else {
+        return NONE;
+    };
+    let reference = FlowRef::from_bits(reference);
+    let mut search = Search { skb, reference, goal, range, start: 0, found: NONE };
+    search_range(&mut search);
+    if search.found == NONE && protocol != proto::ICMP && is_privileged(own) {
+        // No port of its class is left: an unprivileged one is better than none, but not the other way round.
+        search.range = Range::new(config.first_port, config.last_port);
+        search_range(&mut search);
+    }
+    search.found
 }
 
-extern "C" fn attempt(nth: u64, search: *mut c_void) -> i64 {
-    // SAFETY: bpf_loop hands over the pointer that `xnat_search_port` gave it.
-    let search = unsafe { &mut *search.cast::<Search>() };
-    let Some(found) = lookup::by_reference(search.reference) else {
-        return 1;
-    };
+#[inline(always)]
+fn search_range(search: &mut Search) {
     // SAFETY: the helper has no preconditions.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let nth = nth as u32 + search.first;
-    let Some(candidate) = candidate(found.flow().proto, search.wanted, nth, random) else {
-        return 1;
+    search.start = search.range.place(unsafe { bpf_get_prandom_u32() });
+    let count = search.range.count;
+    let context: *mut Search = search;
+    // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
+    unsafe { bpf_loop(RANDOM_ATTEMPTS + count, nth_port as *mut c_void, context.cast(), 0) };
+}
+
+extern "C" fn nth_port(nth: u64, search: *mut c_void) -> i64 {
+    // SAFETY: bpf_loop hands over the pointer that `search_range` gave it.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let nth = nth as u32;
+    let place = if nth < RANDOM_ATTEMPTS {
+        // SAFETY: the helper has no preconditions.
+        search.range.place(unsafe { bpf_get_prandom_u32() })
+    } else {
+        search.start + nth - RANDOM_ATTEMPTS
     };
-    if !is_free(Skb::from_raw(search.skb), &found, candidate, search.now) || !reserve(&found, candidate) {
+    let port = search.range.at(place);
+    if xnat_try_port(search.skb, search.reference.to_bits(), search.goal, port.0.into()) == 0 {
         return 0;
     }
-    search.tried = nth + 1;
+    search.found = CHANGED;
     1
 }
 
-/// Whether neither the kernel's NAT nor a socket of the host has the port.
-#[inline(always)]
-fn is_free(skb: Skb, found: &Found, candidate: Port, now: Ticks) -> bool {
-    let mut key = found.flow().key(Direction::Reply);
-    key.tuple.dport = candidate;
-    let of_link = key.proto == proto::UDP && candidate.number() == host_port::LINK_PORT;
-    if of_link || kernel_flow::knows(&key) {
-        return false;
+/// Takes a port if it is free in every respect. `goal` is a [`Goal`], the time in the upper half; `port` in network order.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port: u32) -> u32 {
+    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
+        return 0;
+    };
+    let (port, goal, now) = (Port(port as u16), goal_of(goal as u32), Ticks((goal >> 32) as u32));
+    let flow = found.flow();
+    // What is taken most often is asked first.
+    if goal as u32 == Goal::Endpoint as u32 && !mapping::owner_of(flow.proto, port).is_free() {
+        return 0;
     }
     // A flow of the host's own keeps the port of the socket that opens it.
-    if found.flow().kind == Kind::Host as u8 {
-        return !socket::takes(skb, key.proto, &key.tuple, Rival::Connected);
+    let rival = if flow.inside == 0 { Rival::Connected } else { Rival::Any };
+    if !is_unused(Skb::from_raw(skb), &found, port, rival, now) || !mapping::claim(&found, goal, port) {
+        return 0;
     }
-    !socket::uses(key.proto, candidate, now) && !socket::takes(skb, key.proto, &key.tuple, Rival::Any)
+    if !reserve(&found, port) {
+        // The quota stays taken: for the next port that is tried.
+        mapping::leave(flow, goal, port);
+        return 0;
+    }
+    settle(config, &found, goal);
+    if goal as u32 != Goal::Flow as u32 {
+        maps::count(Counter::MappingsOpened);
+    }
+    1
 }
 
-/// Takes the port if no flow has it: the insertion is the reservation.
+/// Whether nobody but flows can have the port: neither the kernel's NAT, nor a socket of the host, nor a forward, nor the
+/// peer link.
 #[inline(always)]
-fn reserve(found: &Found, candidate: Port) -> bool {
+fn is_unused(skb: Skb, found: &Found, port: Port, rival: Rival, now: Ticks) -> bool {
+    let rival = u64::from(rival as u32 == Rival::Any as u32);
+    let port_and_time = u64::from(now.0) << 32 | rival << 16 | u64::from(port.0);
+    xnat_is_unused(skb.raw(), found.reference.to_bits(), port_and_time) != 0
+}
+
+/// As [`is_unused`]: the time in the upper half, whether any rival counts in bit 16, and the port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time: u64) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return 0;
+    };
+    let (port, now) = (Port(port_and_time as u16), Ticks((port_and_time >> 32) as u32));
     let mut key = found.flow().key(Direction::Reply);
-    key.tuple.dport = candidate;
+    key.tuple.dport = port;
+    let of_link = key.proto == proto::UDP && port.number() == host_port::LINK_PORT;
+    if of_link || kernel_flow::knows(&key) {
+        return 0;
+    }
+    let any = port_and_time >> 16 & 1 == 1;
+    let forward = ForwardKey { port, proto: key.proto, zero: 0 };
+    if any && (socket::uses(key.proto, port, now) || FORWARDS.get_ptr(&forward).is_some()) {
+        return 0;
+    }
+    let rival = if any { Rival::Any } else { Rival::Connected };
+    u32::from(!socket::takes(Skb::from_raw(skb), key.proto, &key.tuple, rival))
+}
+
+/// Takes the reply tuple with the port if no flow has it: the insertion is the reservation.
+#[inline(always)]
+fn reserve(found: &Found, port: Port) -> bool {
+    let mut key = found.flow().key(Direction::Reply);
+    key.tuple.dport = port;
     if TUPLES.insert(&key, &found.in_direction(Direction::Reply).reference, u64::from(BPF_NOEXIST)).is_err() {
         return false;
     }
@@ -121,6 +344,6 @@ fn reserve(found: &Found, candidate: Port) -> bool {
         return false;
     }
     // SAFETY: one aligned store of two bytes; nobody can read a half of it.
-    unsafe { (&raw mut (*found.flow).reply.dport).write_volatile(candidate) };
+    unsafe { (&raw mut (*found.flow).reply.dport).write_volatile(port) };
     true
 }

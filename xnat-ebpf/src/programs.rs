@@ -9,12 +9,14 @@ use xnat_common::subnet::Subnet;
 use xnat_common::tcp::flags;
 use xnat_common::{FlowKey, Side, Ticks};
 
+use crate::forward::Ttl;
+use crate::icmp_error::Place;
 use crate::lookup::{self, Found};
 use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
-    collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
+    arrive, collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
 };
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
@@ -38,12 +40,13 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     if headers.ip_len > 20 && options::carry_tag(skb, &headers) {
         return Err(Verdict::drop(Counter::InsideTag));
     }
-    if config.flags & Config::KERNEL_PATH != 0 {
+    // What goes to this host's own address never reaches the uplink.
+    if config.flags & Config::KERNEL_PATH != 0 && headers.tuple.dst != config.address {
         return Err(Verdict::PASS);
     }
     let now = maps::now();
     if headers.is_icmp_error() {
-        return icmp_error::outward(skb, config, &headers, true, now);
+        return Ok(icmp_error::translate(skb, Place::Inside, now));
     }
     let found = match find(&headers, Side::Inside, now) {
         Some(found) if found.flow().inside == inside.ifindex || open::follow(&found, inside.ifindex) => found,
@@ -102,14 +105,45 @@ fn from_wire(skb: Skb) -> Step<Verdict> {
         receive::options(skb, config, &mut headers, now)?;
     }
     if headers.is_icmp_error() {
-        return icmp_error::inward(skb, &headers);
+        return Ok(icmp_error::translate(skb, Place::Wire, now));
     }
-    match find(&headers, Side::Wire, now) {
-        Some(found) if receive::is_for_host(&headers, &found) => Ok(Verdict::PASS),
-        Some(found) if receive::is_of_crossing(&found) => Err(Verdict::drop(Counter::ConflictHeld)),
-        Some(found) => translate::inward(skb, &headers, &found, now),
-        None => Ok(Verdict::PASS),
+    let found = match find(&headers, Side::Wire, now) {
+        Some(found) if receive::is_for_host(&headers, &found) => arrive::from_wire(skb, config, &headers, now)?,
+        Some(found) if receive::is_of_crossing(&found) => return Err(Verdict::drop(Counter::ConflictHeld)),
+        Some(found) => found,
+        None if headers.is_later_fragment() => return Err(Verdict::PASS),
+        None => arrive::from_wire(skb, config, &headers, now)?,
+    };
+    translate::inward(skb, &headers, &found, now)
+}
+
+/// From the host to itself.
+#[classifier]
+#[inline(always)]
+pub fn xnat_loopback_out(context: TcContext) -> i32 {
+    match to_itself(Skb::new(&context)) {
+        Ok(verdict) | Err(verdict) => verdict.finish(),
     }
+}
+
+#[inline(always)]
+fn to_itself(skb: Skb) -> Step<Verdict> {
+    if skb.mark() == MARK_DONE {
+        skb.set_mark(0);
+        return Ok(Verdict::PASS);
+    }
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    let headers = parse::headers(skb).map_err(|_| Verdict::PASS)?;
+    if headers.tuple.dst != config.address || headers.is_icmp_error() {
+        return Err(Verdict::PASS);
+    }
+    let now = maps::now();
+    let found = match find(&headers, Side::Inside, now) {
+        Some(found) => found,
+        None if headers.is_later_fragment() => return Err(Verdict::PASS),
+        None => open::to_itself(skb, config, &headers, now)?,
+    };
+    translate::hairpin(skb, &headers, &found, Ttl::Keep, now)
 }
 
 /// To the peers and the outside: what the kernel has routed here.
@@ -171,7 +205,7 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
     }
     let now = maps::now();
     if headers.is_icmp_error() {
-        return icmp_error::outward(skb, config, headers, false, now);
+        return Ok(icmp_error::translate(skb, Place::Egress, now));
     }
     let found = match find(headers, Side::Inside, now) {
         Some(found) => found,

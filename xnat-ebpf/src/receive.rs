@@ -73,7 +73,7 @@ fn opening(
         match existing(headers, tag.destination) {
             Existing::Theirs(found) => found,
             Existing::Ours(found) => return crossing(skb, config, headers, tag, &found),
-            Existing::None => open::from_peer(skb, config, headers, tag.destination, inside, now)?,
+            Existing::None => open::from_peer(skb, headers, tag.destination, inside, now)?,
             Existing::Busy => return Err(Verdict::drop(Counter::FlowBusy)),
         }
     };

@@ -2,7 +2,7 @@
 
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::flow::{Direction, Kind};
+use xnat_common::flow::{Direction, Kind, State};
 use xnat_common::packet::Headers;
 use xnat_common::{Side, Ticks};
 
@@ -10,11 +10,14 @@ use crate::forward::{self, Ttl};
 use crate::lookup::Found;
 use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{account, fragment, open, rewrite, tag};
+use crate::{account, fragment, mapping, open, rewrite, tag};
 
 /// From inside to the wire, on the fast path: nothing but the uplink comes after.
 #[inline(always)]
 pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now: Ticks) -> Step<Verdict> {
+    if let Side::Inside = Kind::side(found.flow().kind, found.direction().opposite()) {
+        return hairpin(skb, headers, found, Ttl::Decrement, now);
+    }
     forward::check_outward(skb, config, headers)?;
     leave(skb, config, headers, found, Ttl::Decrement, now)?;
     Ok(forward::to_uplink(skb, config))
@@ -37,8 +40,35 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
     if !account::account(found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
+    if found.flow().kind == Kind::Mapped as u8 && !found.state().has(State::MAPPED) {
+        mapping::hold(found);
+    }
     rewrite::packet(skb, headers, to, ttl)?;
     tag::carry_out(skb, config, found, tagging, now)
+}
+
+/// From a container or this host to a container or this host, by this host's address on the wire.
+#[inline(always)]
+pub fn hairpin(skb: Skb, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks) -> Step<Verdict> {
+    account::reopen(found, headers);
+    fragment::remember(headers, Side::Inside, found, now);
+    // Read before the flow is known to live still: the slot may get another one.
+    let to = found.flow().translated(found.direction());
+    if !account::account(found, headers, now) {
+        return Err(Verdict::drop(Counter::FlowBusy));
+    }
+    let Some(ifindex) = open::interface_of(to.dst) else {
+        rewrite::packet(skb, headers, to, Ttl::Keep)?;
+        return Ok(forward::to_loopback(skb));
+    };
+    let place = open::where_inside(ifindex, to.dst);
+    if ttl == Ttl::Decrement && forward::kernel_must_answer(skb, headers, place) {
+        rewrite::packet(skb, headers, to, Ttl::Keep)?;
+        skb.set_mark(MARK_KERNEL);
+        return Ok(Verdict::PASS);
+    }
+    rewrite::packet(skb, headers, to, ttl)?;
+    Ok(forward::to_inside(skb, place.ifindex))
 }
 
 /// From the wire to a container, or to the host itself.

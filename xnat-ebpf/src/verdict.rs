@@ -31,6 +31,18 @@ impl Verdict {
         Self(((counter as u64 + 1) << 32) | TC_ACT_SHOT as u64)
     }
 
+    /// The word, for passing it on where only numbers go.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The reverse of [`Self::to_bits`].
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Counts, and gives the program's return value.
     #[inline(always)]
     pub fn finish(self) -> i32 {

@@ -56,6 +56,11 @@ impl Cidr {
         self.address
     }
 
+    /// The last address of the range.
+    pub(crate) const fn last(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits() | !mask(self.len))
+    }
+
     /// The length of the prefix.
     pub(crate) const fn len(self) -> u8 {
         self.len
@@ -142,6 +147,14 @@ mod tests {
     fn ranges_are_read_and_written() {
         for text in ["0.0.0.0/0", "10.0.0.0/8", "192.168.110.0/24", "172.29.0.4/32"] {
             assert_eq!(cidr(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_last_address_ends_a_range() {
+        for (text, last) in [("0.0.0.0/0", "255.255.255.255"), ("10.0.0.0/31", "10.0.0.1"), ("10.0.0.1/32", "10.0.0.1")]
+        {
+            assert_eq!(cidr(text).last().to_string(), last);
         }
     }
 

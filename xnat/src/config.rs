@@ -5,13 +5,19 @@ use std::str::FromStr;
 
 use thiserror::Error;
 use xnat_common::config::Config;
+use xnat_common::mapping::Dependence;
 use xnat_common::timeout::Timeouts;
 use xnat_common::{Addr, Ticks};
 
+use crate::behaviour::{Behaviour, WeakFiltering};
 use crate::cidr::{Cidr, CidrError, parse_address};
 use crate::cli::{HookChoice, RunArgs};
+use crate::forward::spec::ForwardSpec;
+use crate::forward::{self, ForwardError};
 use crate::instance::Instance;
 use crate::peer::message::MAX_SUBNETS;
+use crate::port_range::PortRange;
+use crate::say;
 
 /// `IP` or `IP=CIDR,CIDR…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +57,12 @@ pub(crate) struct Settings {
     pub(crate) hooks: HookChoice,
     pub(crate) instance: Instance,
     pub(crate) timeouts: Timeouts,
+    pub(crate) behaviour: Behaviour,
+    pub(crate) ports: PortRange,
+    /// How many ports a container may have; none for as many as there are.
+    pub(crate) max_ports: Option<u32>,
+    pub(crate) forwards: Vec<ForwardSpec>,
+    pub(crate) default_inbound: Option<Ipv4Addr>,
     pub(crate) kernel_path: bool,
 }
 
@@ -85,6 +97,14 @@ pub(crate) enum ConfigError {
     SpecialSubnet(Cidr, String),
     #[error("{0} subnets are given, and {MAX_SUBNETS} are possible; use wider ranges")]
     TooManySubnets(usize),
+    #[error(transparent)]
+    WeakFiltering(#[from] WeakFiltering),
+    #[error("--forward {0}")]
+    Forward(#[from] ForwardError),
+    #[error("--default-inbound {address} is in no --subnet of this host ({subnets}); name a container of this host")]
+    DefaultOutside { address: Ipv4Addr, subnets: String },
+    #[error("--default-inbound {address} is no container's address but {reason} --subnet {subnet}; name a container")]
+    DefaultNoContainer { address: Ipv4Addr, reason: &'static str, subnet: Cidr },
 }
 
 impl Settings {
@@ -110,16 +130,23 @@ impl Settings {
             hooks: args.hooks,
             instance: args.instance.instance,
             timeouts,
+            behaviour: Behaviour::new(&args.behaviour.mapping, &args.behaviour.filtering)?,
+            ports: args.behaviour.ports,
+            max_ports: args.behaviour.max_ports_per_container,
+            forwards: args.inbound.forwards,
+            default_inbound: args.inbound.default_inbound,
             kernel_path: args.kernel_path,
         };
         settings.check_subnets()?;
         settings.check_peers()?;
         settings.check_peer_subnets()?;
+        settings.check_inbound()?;
         Ok(settings)
     }
 
     /// The dataplane's configuration, on an uplink.
     pub(crate) fn dataplane(&self, uplink: u32, uplink_mtu: u32, address: Ipv4Addr) -> Config {
+        let usual = Config::default();
         Config {
             uplink,
             uplink_mtu,
@@ -127,7 +154,12 @@ impl Settings {
             max_flows: self.max_flows,
             flags: if self.kernel_path { Config::KERNEL_PATH } else { 0 },
             timeouts: self.timeouts,
-            ..Config::default()
+            mapping: by_class(self.behaviour.mapping, usual.mapping),
+            filtering: by_class(self.behaviour.filtering, usual.filtering),
+            first_port: self.ports.first(),
+            last_port: self.ports.last(),
+            max_ports: self.max_ports.unwrap_or(0),
+            default_inbound: self.default_inbound.map_or(Addr::UNSPECIFIED, Addr::from),
         }
     }
 
@@ -175,6 +207,15 @@ impl Settings {
         Ok(())
     }
 
+    fn check_inbound(&self) -> Result<(), ConfigError> {
+        forward::check_all(&self.forwards, &self.subnets)?;
+        let Some(address) = self.default_inbound else { return Ok(()) };
+        forward::container(address, &self.subnets).map_err(|reason| match reason {
+            None => ConfigError::DefaultOutside { address, subnets: say::list(&self.subnets) },
+            Some((reason, subnet)) => ConfigError::DefaultNoContainer { address, reason, subnet },
+        })
+    }
+
     fn check_peer_subnets(&self) -> Result<(), ConfigError> {
         let stated: Vec<_> = self.stated().collect();
         for (index, &(peer, theirs)) in stated.iter().enumerate() {
@@ -194,6 +235,11 @@ impl Settings {
     }
 }
 
+/// The kinds of all protocols as the dataplane's configuration has them; room for another protocol stays as it is.
+const fn by_class([tcp, udp, icmp]: [Dependence; 3], [.., room]: [u8; 4]) -> [u8; 4] {
+    [tcp as u8, udp as u8, icmp as u8, room]
+}
+
 fn check_special(subnet: Cidr) -> Result<(), ConfigError> {
     match crate::peer::claims::special(subnet) {
         Some(reason) => Err(ConfigError::SpecialSubnet(subnet, reason.to_owned())),
@@ -204,8 +250,10 @@ fn check_special(subnet: Cidr) -> Result<(), ConfigError> {
 #[cfg(test)]
 pub(crate) mod tests {
     use clap::Parser as _;
+    use xnat_common::mapping::Class;
 
     use super::*;
+    use crate::behaviour::CLASSES;
     use crate::cli::{Cli, Command};
 
     /// Settings from the words after `xnat run`.
@@ -230,7 +278,24 @@ pub(crate) mod tests {
 
     #[test]
     fn defaults_are_the_dataplanes() {
-        assert_eq!(settings("--subnet 10.0.0.0/8").unwrap().timeouts, Timeouts::default());
+        let config = settings("--subnet 10.0.0.0/8").unwrap().dataplane(3, 1500, Ipv4Addr::new(172, 29, 0, 4));
+        let usual =
+            Config { uplink: 3, uplink_mtu: 1500, address: config.address, max_flows: 262_144, ..Config::default() };
+        assert_eq!(config, usual);
+    }
+
+    #[test]
+    fn ports_and_their_behaviour_reach_the_dataplane() {
+        let words = "--subnet 192.168.110.0/24 --mapping udp=address-dependent,icmp=address-and-port-dependent \
+                     --filtering endpoint-independent,udp=address-and-port-dependent --filtering icmp=address-and-port-dependent \
+                     --ports 1024-40000 --max-ports-per-container 500 --default-inbound 192.168.110.11";
+        let config = settings(words).unwrap().dataplane(3, 1500, Ipv4Addr::new(172, 29, 0, 4));
+        let kinds = |of: fn(&Config, Class) -> Dependence| CLASSES.map(|class| of(&config, class));
+        let (endpoint, address, both) = (Dependence::Endpoint, Dependence::Address, Dependence::AddressAndPort);
+        assert_eq!(kinds(Config::mapping), [endpoint, address, both]);
+        assert_eq!(kinds(Config::filtering), [endpoint, both, both]);
+        assert_eq!((config.first_port, config.last_port, config.max_ports), (1024, 40000, 500));
+        assert_eq!(config.default_inbound, Addr::new([192, 168, 110, 11]));
     }
 
     #[test]
@@ -248,6 +313,14 @@ pub(crate) mod tests {
             ("--peer 172.29.0.17=172.29.0.0/24", "contains the address 172.29.0.17"),
             ("--peer 172.29.0.17=224.0.0.0/8", "multicast"),
             ("--address 192.168.110.1", "contains our own --address"),
+            (
+                "--mapping address-dependent --filtering tcp=endpoint-independent",
+                "--filtering tcp=endpoint-independent",
+            ),
+            ("--forward tcp:80=192.168.220.11", "--forward tcp:80=192.168.220.11: 192.168.220.11 is in no --subnet"),
+            ("--forward tcp:80=192.168.110.11 --forward both:70-90=192.168.110.12", "have ports in common"),
+            ("--default-inbound 192.168.220.11", "--default-inbound 192.168.220.11 is in no --subnet"),
+            ("--default-inbound 192.168.110.255", "the broadcast address of --subnet 192.168.110.0/24"),
         ] {
             let error = settings(&format!("{own} {words}")).unwrap_err().to_string();
             assert!(error.contains(part), "{words}: {error}");

@@ -134,6 +134,8 @@ impl FilterArgs {
 
 #[cfg(test)]
 mod tests {
+    use xnat_common::flow::Kind;
+
     use super::*;
     use crate::output::sample;
 
@@ -169,5 +171,15 @@ mod tests {
         let filter = FilterArgs { sport: Some(flow.original.sport.number()), ..FilterArgs::default() };
         assert!(!filter.matches(&flow));
         assert!(FilterArgs::default().matches(&flow));
+    }
+    #[test]
+    fn what_comes_in_has_no_peer_that_could_confirm_it() {
+        for flow in [sample::from_outside(Kind::Forward), sample::from_outside(Kind::Mapped), sample::hairpin()] {
+            let by_state = |name: &str| FilterArgs { state: Some(name.parse().unwrap()), ..FilterArgs::default() };
+            assert!(by_state("established").matches(&flow) && by_state("assured").matches(&flow));
+            assert!(!by_state("unconfirmed").matches(&flow));
+            let by_peer = FilterArgs { peer: Some(Ipv4Addr::new(172, 29, 0, 17)), ..FilterArgs::default() };
+            assert!(!by_peer.matches(&flow));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! An instance's name, and where its pins and its running state live.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, fs};
 
 use thiserror::Error;
 use xnat_common::names;
@@ -57,6 +57,12 @@ impl Instance {
         self.pins().join(format!("v{}", names::LAYOUT))
     }
 
+    /// Whether there are pins of another program's layout.
+    pub(crate) fn has_other_layout(&self) -> bool {
+        let own = self.layout();
+        fs::read_dir(self.pins()).into_iter().flatten().flatten().any(|entry| entry.path() != own)
+    }
+
     /// The folder of the pinned maps.
     pub(crate) fn maps(&self) -> PathBuf {
         self.layout().join("maps")
@@ -98,7 +104,7 @@ mod tests {
             assert_eq!(name.parse::<Instance>(), Err(InstanceError), "{name}");
         }
         let instance: Instance = "node-1".parse().unwrap();
-        assert_eq!(instance.map("FLOWS"), Path::new("/sys/fs/bpf/xnat/node-1/v1/maps/FLOWS"));
+        assert_eq!(instance.map("FLOWS"), Path::new("/sys/fs/bpf/xnat/node-1/v2/maps/FLOWS"));
         assert_eq!(instance.socket(), Path::new("/run/xnat/node-1/api.sock"));
     }
 }

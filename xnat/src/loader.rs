@@ -16,7 +16,7 @@ use crate::undo::remove_tree;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("XNAT_EBPF_OBJECT"));
 
 /// The maps that are pinned. If one is missing, the others are of no use.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 18] = [
     map::CONFIG,
     map::CURSORS,
     map::COUNTERS,
@@ -28,15 +28,22 @@ const PINNED: [&str; 12] = [
     map::INSIDES,
     map::KERNEL_FLOWS,
     map::HOST_PORTS,
+    map::PORTS,
+    map::MOVED,
+    map::REMOTES,
+    map::FORWARDS,
+    map::QUOTAS,
+    map::FULL,
     map::FRAGMENTS,
 ];
 
 /// The programs.
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 6] = [
     program::INSIDE_INGRESS,
     program::INSIDE_EGRESS,
     program::UPLINK_INGRESS,
     program::UPLINK_EGRESS,
+    program::LOOPBACK_EGRESS,
     program::COLLECT,
 ];
 
@@ -132,11 +139,8 @@ impl Dataplane {
 }
 
 fn look(instance: &Instance) -> Earlier {
-    let layout = instance.layout();
-    let layouts: Vec<PathBuf> =
-        fs::read_dir(instance.pins()).into_iter().flatten().flatten().map(|it| it.path()).collect();
     let pinned = PINNED.iter().filter(|name| instance.map(name).exists()).count();
-    if layouts.iter().any(|path| *path != layout) {
+    if instance.has_other_layout() {
         Earlier::Removed("it is of another version's layout".to_owned())
     } else if pinned == PINNED.len() {
         Earlier::Reused
@@ -168,6 +172,7 @@ fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
     loader.map_max_entries(map::FLOWS, max_flows);
     loader.map_max_entries(map::TUPLES, max_flows * 2);
     loader.map_max_entries(map::FREE, max_flows);
+    loader.map_max_entries(map::REMOTES, max_flows);
 }
 
 fn load_programs(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LoadError> {

@@ -1,6 +1,7 @@
 //! xnat: NAT and connection tracking for container hosts, in eBPF.
 
 mod api;
+mod behaviour;
 mod cidr;
 mod cli;
 mod client;
@@ -9,6 +10,7 @@ mod commands;
 mod config;
 mod daemon;
 mod filter;
+mod forward;
 mod hooks;
 mod instance;
 mod loader;
@@ -19,6 +21,7 @@ mod net;
 mod output;
 mod peer;
 mod plan;
+mod port_range;
 mod say;
 mod state;
 mod status;
@@ -60,6 +63,7 @@ fn run(command: Command) -> Result<(), Failure> {
         match command {
             Command::Run(args) => commands::run::run(*args).await,
             Command::Conntrack(args) => commands::conntrack::run(&args),
+            Command::Forward(args) => commands::forward::run(&args).await,
             Command::Status(args) => commands::status::run(&args).await,
             Command::Check(args) => commands::check::run(&args),
             Command::Detach(args) => commands::detach::run(&args).await,

@@ -11,11 +11,13 @@ use thiserror::Error;
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::Counter;
 use xnat_common::flow::Flow;
+use xnat_common::mapping::{Forward, ForwardKey};
 use xnat_common::names::map;
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::{Addr, Port, Ticks, host_port};
 
 use crate::cidr::Cidr;
+use crate::forward::table::{self, Forwards};
 use crate::instance::Instance;
 use crate::loader::{Dataplane, LoadError};
 use crate::mapped::{Access, Mapped};
@@ -37,6 +39,7 @@ pub(crate) struct Maps {
     insides: HashMap<MapData, u32, Inside>,
     peers: HashMap<MapData, Addr, Peer>,
     subnets: LpmTrie<MapData, Addr, Subnet>,
+    forwards: HashMap<MapData, ForwardKey, Forward>,
     flows: MapData,
     host_ports: MapData,
 }
@@ -75,6 +78,7 @@ impl Maps {
             insides: typed!(map::INSIDES),
             peers: typed!(map::PEERS),
             subnets: typed!(map::SUBNETS),
+            forwards: typed!(map::FORWARDS),
             flows: array(map(map::FLOWS)?).ok_or_else(|| no_array(map::FLOWS))?,
             host_ports: array(map(map::HOST_PORTS)?).ok_or_else(|| no_array(map::HOST_PORTS))?,
         })
@@ -192,6 +196,37 @@ impl Maps {
         stale.into_iter().try_for_each(|range| gone(self.subnets.remove(&key(range)))).map_err(&wrong)?;
         Ok(new)
     }
+
+    /// The forwards.
+    pub(crate) fn forwards(&self) -> Result<Forwards, MapsError> {
+        read_forwards(&self.forwards).map_err(wrong(map::FORWARDS))
+    }
+
+    /// How many ports are forwarded.
+    pub(crate) fn count_forwards(&self) -> Result<usize, MapsError> {
+        self.forwards.keys().try_fold(0, |count, key| key.map(|_| count + 1)).map_err(wrong(map::FORWARDS))
+    }
+
+    /// Adds forwards, or makes those of the same ports lead where these do.
+    pub(crate) fn add_forwards(&mut self, forwards: &Forwards) -> Result<(), MapsError> {
+        let mut entries = forwards.iter();
+        let add = |(key, target)| self.forwards.insert(&forward_key(key), &Forward::from(target), 0);
+        entries.try_for_each(add).map_err(wrong(map::FORWARDS))
+    }
+
+    /// Removes forwards.
+    pub(crate) fn remove_forwards(&mut self, forwards: &Forwards) -> Result<(), MapsError> {
+        let mut keys = forwards.iter().map(|(key, _)| forward_key(key));
+        keys.try_for_each(|key| gone(self.forwards.remove(&key))).map_err(wrong(map::FORWARDS))
+    }
+}
+
+fn forward_key((proto, port): table::Key) -> ForwardKey {
+    ForwardKey { port: Port::new(port), proto, zero: 0 }
+}
+
+fn read_forwards(map: &HashMap<MapData, ForwardKey, Forward>) -> Result<Forwards, MapError> {
+    map.iter().map(|entry| entry.map(|(key, forward)| ((key.proto, key.port.number()), forward.into()))).collect()
 }
 
 /// The map, if it is an array.

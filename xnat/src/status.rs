@@ -5,15 +5,20 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+use xnat_common::Addr;
+use xnat_common::config::Config;
+use xnat_common::mapping::{Class, Dependence};
 use xnat_common::names::program;
 use xnat_common::subnet::Subnet;
 
+use crate::behaviour::{CLASSES, class_name};
 use crate::cidr::Cidr;
 use crate::hooks::HookKind;
 use crate::instance::Instance;
 use crate::maps::{Maps, MapsError};
-use crate::net::snapshot::Snapshot;
+use crate::net::snapshot::{LOOPBACK, Snapshot};
 use crate::peer::claims::Refusal;
+use crate::port_range::PortRange;
 use crate::state::Undo;
 
 /// The state of an instance. The field names are the API's.
@@ -32,6 +37,15 @@ pub(crate) struct Status {
     pub(crate) peer_link: Option<PeerLink>,
     pub(crate) hooks: Vec<Hook>,
     pub(crate) flows: Flows,
+    /// What mappings and filtering depend on, by protocol.
+    pub(crate) mapping: BTreeMap<String, String>,
+    pub(crate) filtering: BTreeMap<String, String>,
+    /// The ports that flows may have on the wire.
+    pub(crate) ports: PortRange,
+    pub(crate) max_ports_per_container: Option<u32>,
+    /// How many ports are forwarded; with tcp and udp, one counts twice.
+    pub(crate) forwarded_ports: usize,
+    pub(crate) default_inbound: Option<Ipv4Addr>,
     /// Every counter by name.
     pub(crate) counters: BTreeMap<String, u64>,
 }
@@ -105,6 +119,17 @@ impl Flows {
     }
 }
 
+/// What a configuration says of mappings or filtering, by protocol.
+pub(crate) fn kinds(config: &Config, of: fn(&Config, Class) -> Dependence) -> BTreeMap<String, String> {
+    let kind = |class| (class_name(class).to_owned(), of(config, class).name().to_owned());
+    CLASSES.into_iter().map(kind).collect()
+}
+
+/// The ports that a configuration allows.
+pub(crate) fn ports(config: &Config) -> PortRange {
+    PortRange::new(config.first_port, config.last_port).unwrap_or(PortRange::ALL)
+}
+
 /// Reads the counters from the maps.
 pub(crate) fn counters(maps: &Maps) -> Result<BTreeMap<String, u64>, MapsError> {
     Ok(maps.counters()?.into_iter().map(|(counter, value)| (counter.name().to_owned(), value)).collect())
@@ -165,6 +190,12 @@ impl Status {
             peer_link: None,
             hooks: left_hooks(instance, undo, there, config.uplink),
             flows: Flows::read(maps)?,
+            mapping: kinds(&config, Config::mapping),
+            filtering: kinds(&config, Config::filtering),
+            ports: ports(&config),
+            max_ports_per_container: Some(config.max_ports).filter(|&ports| ports != 0),
+            forwarded_ports: maps.count_forwards()?,
+            default_inbound: Some(config.default_inbound).filter(|&it| it != Addr::UNSPECIFIED).map(Ipv4Addr::from),
             counters: counters(maps)?,
         })
     }
@@ -182,6 +213,7 @@ fn left_hooks(instance: &Instance, undo: &Undo, there: &Snapshot, uplink: u32) -
         let program = match (index == uplink, side) {
             (true, "in") => program::UPLINK_INGRESS,
             (true, _) => program::UPLINK_EGRESS,
+            (false, _) if index == LOOPBACK => program::LOOPBACK_EGRESS,
             (false, "in") => program::INSIDE_INGRESS,
             (false, _) => program::INSIDE_EGRESS,
         };

@@ -23,6 +23,10 @@ const ATTEMPTS: usize = 4;
 pub(crate) enum TableError {
     #[error("xnat is not running as instance `{instance}` and has left no flow table ({path} does not exist)", path = path.display())]
     Missing { instance: String, path: PathBuf },
+    #[error(
+        "what instance `{instance}` runs or has left is of another version of xnat, which alone can read it; xnat detach{flag} removes what was left"
+    )]
+    OtherLayout { instance: String, flag: String },
     #[error("reading the flow table needs root (or CAP_BPF and CAP_SYS_ADMIN)")]
     NotAllowed,
     #[error("map {name}: {error}")]
@@ -115,6 +119,9 @@ fn change_state(slots: &Mapped<Flow>, which: impl Fn(&Flow) -> bool, change: imp
 pub(crate) fn open_pin(instance: &Instance, name: &'static str) -> Result<MapData, TableError> {
     let path = instance.map(name);
     MapData::from_pin(&path).map_err(|error| match io_kind(&error) {
+        Some(io::ErrorKind::NotFound) if instance.has_other_layout() => {
+            TableError::OtherLayout { instance: instance.name().to_owned(), flag: instance.flag() }
+        }
         Some(io::ErrorKind::NotFound) => TableError::Missing { instance: instance.name().to_owned(), path },
         Some(io::ErrorKind::PermissionDenied) => TableError::NotAllowed,
         _ => TableError::Map { name, error },

@@ -1,11 +1,13 @@
 //! The command line: one definition of each flag, which makes the parser and the help.
 
 mod conntrack;
+mod forward;
 mod run;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use conntrack::{ConntrackCommand, DumpArgs, FilterArgs, FlowFormat};
+pub(crate) use forward::{AddArgs, ForwardCommand, ListArgs, ListFormat, RemoveArgs};
 pub(crate) use run::{HookChoice, RunArgs};
 
 use crate::instance::Instance;
@@ -36,6 +38,7 @@ Exit codes: 0 done, 1 failed, 2 refused because of what was asked for.";
 pub(crate) enum Command {
     Run(Box<RunArgs>),
     Conntrack(ConntrackArgs),
+    Forward(ForwardArgs),
     Status(StatusArgs),
     Check(CheckArgs),
     Detach(DetachArgs),
@@ -48,6 +51,14 @@ pub(crate) struct ConntrackArgs {
     /// What to do with them.
     #[command(subcommand)]
     pub(crate) command: ConntrackCommand,
+}
+
+/// Let ports of this host lead to containers, while xnat runs
+#[derive(Debug, Args)]
+pub(crate) struct ForwardArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub(crate) command: ForwardCommand,
 }
 
 /// Show interfaces, hooks, peers, use of the flow table, and what was dropped
@@ -130,6 +141,12 @@ mod tests {
             "xnat run --subnet 192.168.110.0/24 --subnet 10.1.0.0/16 --max-flows 1024 --hooks clsact --udp 30",
             "xnat ct dump -o conntrack --proto tcp --src 10.0.0.0/8 --dport 80 --state established",
             "xnat conntrack count --peer 172.29.0.17 --instance node1",
+            "xnat run --subnet 10.1.0.0/16 --mapping udp=address-dependent,tcp=endpoint-independent --ports 1024-65535",
+            "xnat run --subnet 10.1.0.0/16 --filtering endpoint-independent --max-ports-per-container 100",
+            "xnat run --subnet 10.1.0.0/16 --forward tcp:80=10.1.0.2 --forward both:5-6=10.1.0.2:7-8 --default-inbound 10.1.0.2",
+            "xnat forward add tcp:8080=192.168.110.11:80 --instance node1",
+            "xnat forward remove both:5000-5010",
+            "xnat forward list -o json",
             "xnat status -o json",
             "xnat check",
             "xnat detach --instance node1",
@@ -148,6 +165,15 @@ mod tests {
             ("xnat run --peer 172.29.0.17", "--subnet"),
             ("xnat run --subnet 192.168.110.0/24 --max-flows 0", "max-flows"),
             ("xnat status --instance ../x", "letters"),
+            ("xnat run --subnet 10.0.0.0/8 --mapping symmetric", "endpoint-independent, address-dependent"),
+            ("xnat run --subnet 10.0.0.0/8 --filtering sctp=address-dependent", "`sctp`"),
+            ("xnat run --subnet 10.0.0.0/8 --ports 0-1024", "`0` is no port"),
+            ("xnat run --subnet 10.0.0.0/8 --ports 2048-1024", "did you mean 1024-2048"),
+            ("xnat run --subnet 10.0.0.0/8 --max-ports-per-container 0", "max-ports-per-container"),
+            ("xnat run --subnet 10.0.0.0/8 --forward tcp:80", "PROTO:PORTS=ADDRESS"),
+            ("xnat run --subnet 10.0.0.0/8 --default-inbound web", "not an address"),
+            ("xnat forward add tcp:80-90=10.0.0.1:80-99", "differ in length"),
+            ("xnat forward remove 8080", "PROTO:PORTS"),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -5,8 +5,11 @@ use std::net::Ipv4Addr;
 use clap::{Args, ValueEnum};
 
 use super::InstanceArg;
+use crate::behaviour::BehaviourSpec;
 use crate::cidr::{Cidr, parse_address};
 use crate::config::PeerSpec;
+use crate::forward::spec::ForwardSpec;
+use crate::port_range::PortRange;
 
 /// Translate, until Ctrl-C or SIGTERM
 ///
@@ -39,7 +42,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DEV")]
     pub(crate) bridge: Option<String>,
 
-    /// How many flows there may be at a time; each takes about 310 bytes of kernel memory
+    /// How many flows there may be at a time; each takes about 400 bytes of kernel memory
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
     pub(crate) max_flows: u32,
 
@@ -49,6 +52,12 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) instance: InstanceArg,
+
+    #[command(flatten)]
+    pub(crate) behaviour: BehaviourArgs,
+
+    #[command(flatten)]
+    pub(crate) inbound: InboundArgs,
 
     #[command(flatten)]
     pub(crate) timeouts: TimeoutArgs,
@@ -65,7 +74,9 @@ Examples:
   xnat run --peer 172.29.0.17=192.168.220.0/24 --subnet 192.168.110.0/24
       state the peer's subnet, for a peer that has only iptables rules
   xnat run --subnet 192.168.110.0/24
-      only masquerade";
+      only masquerade
+  xnat run --subnet 192.168.110.0/24 --forward tcp:8080=192.168.110.11:80
+      let port 8080 of this host lead to a container as well";
 
 /// How to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,6 +87,50 @@ pub(crate) enum HookChoice {
     Tcx,
     /// Filters of a clsact qdisc.
     Clsact,
+}
+
+/// Ports on the wire.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Ports on the wire")]
+pub(crate) struct BehaviourArgs {
+    /// What the port of a container's endpoint depends on: KIND for all protocols, or tcp=KIND, udp=KIND, icmp=KIND
+    ///
+    /// endpoint-independent: one port toward everybody [default]; address-dependent: one toward each address;
+    /// address-and-port-dependent: one toward each address and port. May be given several times; the later wins.
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
+    pub(crate) mapping: Vec<BehaviourSpec>,
+
+    /// Who may send to that port: KIND for all protocols, or tcp=KIND, udp=KIND, icmp=KIND
+    ///
+    /// endpoint-independent: everybody; address-dependent: addresses to which the container has sent from it [default];
+    /// address-and-port-dependent: only the ports to which it has. Never weaker than the mapping, which it follows
+    /// where nothing is said. May be given several times; the later wins.
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
+    pub(crate) filtering: Vec<BehaviourSpec>,
+
+    /// The ports that flows may have; one that a container has itself and that is free is kept
+    #[arg(long, value_name = "FIRST-LAST", default_value_t = PortRange::ALL)]
+    pub(crate) ports: PortRange,
+
+    /// How many ports a container may have at a time, over all protocols [default: as many as there are]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_ports_per_container: Option<u32>,
+}
+
+/// What comes in.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What comes in")]
+pub(crate) struct InboundArgs {
+    /// Ports of this host that lead to a container; may be given several times
+    ///
+    /// PROTO is tcp, udp or both. PORTS is a port or a range, which leads to a range of the same length, port by port,
+    /// and without ports behind the address to the same numbers. More can be added while running: xnat forward add.
+    #[arg(long = "forward", value_name = "PROTO:PORTS=ADDRESS[:PORTS]")]
+    pub(crate) forwards: Vec<ForwardSpec>,
+
+    /// The container that gets what a peer without xnat sends to this host and nothing else here claims
+    #[arg(long, value_name = "IP", value_parser = parse_address)]
+    pub(crate) default_inbound: Option<Ipv4Addr>,
 }
 
 /// Idle timeouts in seconds.

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod conntrack;
 pub(crate) mod detach;
+pub(crate) mod forward;
 pub(crate) mod run;
 pub(crate) mod status;
 

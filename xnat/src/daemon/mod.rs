@@ -1,17 +1,20 @@
 //! The daemon: sets the dataplane up, keeps it current, and takes it down.
 
+mod forwards;
 mod peers;
 mod reconcile;
 mod report;
 mod serve;
 mod start;
 
+pub(crate) use forwards::Refusal;
 pub(crate) use serve::Stop;
 pub(crate) use start::Prepared;
 
 use std::collections::BTreeSet;
 
 use crate::config::Settings;
+use crate::forward::table::Forwards;
 use crate::hooks::{Hooks, Place};
 use crate::loader::Dataplane;
 use crate::maps::Maps;
@@ -37,6 +40,8 @@ pub(crate) struct Daemon {
     dataplane: Dataplane,
     maps: Maps,
     hooks: Hooks,
+    /// The forwards, as they are in the dataplane.
+    forwards: Forwards,
     /// Places at which attaching has failed, which has been told.
     failed: BTreeSet<Place>,
     roster: Roster,

@@ -8,9 +8,10 @@ use xnat_common::names::program;
 use xnat_common::subnet::Inside;
 
 use super::Daemon;
+use crate::cidr::Cidr;
 use crate::hooks::{Place, Side};
 use crate::loader::Earlier;
-use crate::net::snapshot::{Link, Snapshot};
+use crate::net::snapshot::{LOOPBACK, Link, Snapshot};
 use crate::net::sysctl;
 use crate::say;
 use crate::state::{Interface, note};
@@ -20,6 +21,7 @@ impl Daemon {
     pub(super) async fn set_up(&mut self, earlier: &Earlier) -> anyhow::Result<()> {
         self.recall(earlier)?;
         self.stamp_host_ports();
+        self.take_forwards()?;
         self.reconcile().await?;
         self.hooks.drop_leftovers(&mut self.undo)?;
         if let Some(place) = self.failed.first() {
@@ -79,10 +81,12 @@ impl Daemon {
         let config = self.settings.dataplane(uplink.index, uplink.mtu, self.plan.address);
         self.maps.set_config(&config)?;
         let mut insides = HashMap::new();
-        for link in self.plan.insides.keys().filter_map(|index| self.there.links.get(index)) {
+        for (index, subnets) in &self.plan.insides {
+            let Some(link) = self.there.links.get(index) else { continue };
+            let inside = inside(link, subnets, &self.there);
             let ports = self.there.ports(link.index).map(|port| port.index);
             for index in ports.chain([link.index]) {
-                insides.insert(index, inside(link, &self.there));
+                insides.insert(index, inside);
             }
         }
         self.maps.set_insides(&insides)?;
@@ -106,10 +110,14 @@ impl Daemon {
                 want(port.index, Side::In, program::INSIDE_INGRESS);
             }
         }
+        // What the host sends to its own address on the wire goes this way, and forwards have a part in it.
+        if !self.forwards.is_empty() && self.there.links.contains_key(&LOOPBACK) {
+            want(LOOPBACK, Side::Out, program::LOOPBACK_EGRESS);
+        }
         wanted
     }
 
-    async fn attach_hooks(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn attach_hooks(&mut self) -> anyhow::Result<()> {
         let wanted = self.wanted_hooks();
         let before: Vec<_> = self.hooks.places().map(|(place, _)| place).collect();
         self.hooks.retain(&wanted, &mut self.undo, &self.netlink).await?;
@@ -161,13 +169,13 @@ impl Daemon {
     }
 }
 
-fn inside(link: &Link, there: &Snapshot) -> Inside {
-    let address = there.addresses.iter().find(|address| address.link == link.index);
+fn inside(link: &Link, subnets: &[Cidr], there: &Snapshot) -> Inside {
+    let address = there.address_within(link.index, subnets);
     Inside {
         ifindex: link.index,
         mtu: link.mtu,
         mac: link.mac.unwrap_or_default(),
         zero: [0; 2],
-        address: address.map_or(Addr::UNSPECIFIED, |address| address.ip.into()),
+        address: address.map_or(Addr::UNSPECIFIED, Addr::from),
     }
 }

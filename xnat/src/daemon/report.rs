@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use xnat_common::config::Config;
+
 use super::Daemon;
 use crate::peer::roster;
 use crate::say;
@@ -30,6 +32,13 @@ impl Daemon {
             };
             say::line(format_args!("peer     {address}, {subnets}"));
         }
+        for forward in self.shown_forwards() {
+            let added = if forward.runtime { ", added while running" } else { "" };
+            say::line(format_args!("forward  {}{added}", forward.spec()));
+        }
+        if let Some(address) = self.settings.default_inbound {
+            say::line(format_args!("inbound  what peers without xnat send and nothing else claims goes to {address}"));
+        }
         let hooks = self.hooks.places().count();
         say::line(format_args!("hooks    {} by {}", say::count(hooks, "program"), self.hooks.kind()));
         let switched = &self.undo.list().forwarding_was_off;
@@ -42,6 +51,7 @@ impl Daemon {
     /// The status.
     pub(super) fn status(&self) -> anyhow::Result<Status> {
         let uplink = &self.plan.uplink;
+        let config = self.settings.dataplane(uplink.index, uplink.mtu, self.plan.address);
         let hooks = self.hooks.places().map(|(place, program)| Hook {
             interface: self.there.name(place.link),
             program: program.to_owned(),
@@ -58,6 +68,12 @@ impl Daemon {
             peer_link: Some(PeerLink { strangers: self.roster.strangers() }),
             hooks: hooks.collect(),
             flows: Flows::read(&self.maps)?,
+            mapping: status::kinds(&config, Config::mapping),
+            filtering: status::kinds(&config, Config::filtering),
+            ports: self.settings.ports,
+            max_ports_per_container: self.settings.max_ports,
+            forwarded_ports: self.forwards.len(),
+            default_inbound: self.settings.default_inbound,
             counters: status::counters(&self.maps)?,
         })
     }

@@ -116,14 +116,24 @@ impl Daemon {
                     self.stamp_host_ports();
                     Ok(())
                 }
-                Wake::Request(Request::Status(answer)) => {
-                    let _ = answer.send(self.status().map_err(|error| error.to_string()));
+                Wake::Request(request) => {
+                    self.answer(request).await;
                     Ok(())
                 }
             };
             if let Err(error) = result {
                 say::warning(format_args!("{error:#}"));
             }
+        }
+    }
+
+    /// Does what a client wants. One that has gone gets no answer.
+    async fn answer(&mut self, request: Request) {
+        match request {
+            Request::Status(answer) => _ = answer.send(self.status().map_err(|error| error.to_string())),
+            Request::Forwards(answer) => _ = answer.send(self.shown_forwards()),
+            Request::AddForward(spec, answer) => _ = answer.send(self.add_forward(&spec).await),
+            Request::RemoveForward(what, answer) => _ = answer.send(self.remove_forward(&what).await),
         }
     }
 

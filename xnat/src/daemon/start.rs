@@ -10,7 +10,9 @@ use anyhow::Context as _;
 use super::Daemon;
 use crate::cli::HookChoice;
 use crate::commands::Failure;
-use crate::config::Settings;
+use crate::config::{ConfigError, Settings};
+use crate::forward::table::Forwards;
+use crate::forward::{self, ForwardError};
 use crate::hooks::{HookKind, Hooks, has_tcx};
 use crate::instance::Instance;
 use crate::loader::{Dataplane, Earlier};
@@ -18,6 +20,7 @@ use crate::maps::Maps;
 use crate::net::Netlink;
 use crate::net::namespace::Namespace;
 use crate::net::snapshot::Snapshot;
+use crate::net::sockets;
 use crate::peer::roster::Roster;
 use crate::plan::{Plan, Ways};
 use crate::state::{Interface, Lock, StateError, UndoFile};
@@ -51,6 +54,7 @@ impl Prepared {
             ways.default = netlink.default_way().await?;
         }
         let plan = Plan::find(&settings, &there, &ways).map_err(Failure::refused)?;
+        check_inbound(&settings, &there, &plan)?;
         let claim = claim_uplink(&plan)?;
         refuse_left_behind(&settings.instance, &plan)?;
         Ok(Self { settings, netlink, there, plan, kind, claim })
@@ -84,6 +88,7 @@ impl Prepared {
             dataplane,
             maps,
             hooks,
+            forwards: Forwards::default(),
             failed: BTreeSet::new(),
             roster,
             link: None,
@@ -169,6 +174,23 @@ fn hook_kind(choice: HookChoice) -> Result<HookKind, Failure> {
             "--hooks tcx: this kernel has no TCX, which came with Linux 6.6; leave --hooks out, or say --hooks clsact"
         ))),
     }
+}
+
+/// Makes sure that what comes in goes to containers, and that nothing is taken from the host's own sockets.
+fn check_inbound(settings: &Settings, there: &Snapshot, plan: &Plan) -> Result<(), Failure> {
+    let own = || there.addresses.iter().map(|it| it.ip);
+    if let Some(address) = settings.default_inbound.filter(|&address| own().any(|it| it == address)) {
+        return Err(Failure::refused(anyhow::anyhow!(
+            "--default-inbound {address} is this host's own address; name a container"
+        )));
+    }
+    if settings.forwards.is_empty() {
+        return Ok(());
+    }
+    let listening = sockets::listening(plan.address).context("asking for the host's sockets")?;
+    let check = |forward| forward::check_host(forward, &listening, own());
+    let refused = |error: ForwardError| Failure::refused(ConfigError::from(error));
+    settings.forwards.iter().try_for_each(check).map_err(refused)
 }
 
 /// Makes sure that no other instance serves the uplink. An abstract unix socket is a network namespace's own, and goes

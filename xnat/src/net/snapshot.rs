@@ -11,6 +11,9 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 use super::{NetError, Netlink};
 use crate::cidr::Cidr;
 
+/// The loopback interface, whose number is the same in every network namespace (kernel `include/net/net_namespace.h`).
+pub(crate) const LOOPBACK: u32 = 1;
+
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -73,6 +76,17 @@ impl Snapshot {
         self.addresses.iter().filter(move |it| it.link == index).map(|it| it.ip)
     }
 
+    /// The address with which an interface is in the first of the ranges that it has one in: of several the first whose own
+    /// network the range is or lies in, as aliases' often do not.
+    pub(crate) fn address_within(&self, index: u32, ranges: &[Cidr]) -> Option<Ipv4Addr> {
+        let within = |range: &Cidr| {
+            let mut candidates = self.addresses.iter().filter(|it| it.link == index && range.contains(it.ip));
+            let around = |it: &&Address| it.len <= range.len();
+            candidates.clone().find(around).or_else(|| candidates.next()).map(|it| it.ip)
+        };
+        ranges.iter().find_map(within)
+    }
+
     /// The interfaces that hold an address in the range.
     pub(crate) fn holders(&self, range: Cidr) -> impl Iterator<Item = &Link> {
         self.links.values().filter(move |link| self.addresses_of(link.index).any(|it| range.contains(it)))
@@ -132,4 +146,26 @@ fn read_address(message: &AddressMessage) -> Option<Address> {
         _ => None,
     })?;
     Some(Address { link: message.header.index, ip: local, len: message.header.prefix_len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_the_subnets_own_network_is_this_hosts() {
+        let address = |ip: [u8; 4], len| Address { link: 3, ip: ip.into(), len };
+        let (other, alias) = (address([10, 0, 0, 1], 8), address([192, 168, 110, 9], 32));
+        let own = address([192, 168, 110, 1], 24);
+        let within = |addresses: &[Address], ranges: &[&str]| {
+            let there = Snapshot { addresses: addresses.to_vec(), ..Snapshot::default() };
+            let ranges: Vec<Cidr> = ranges.iter().map(|text| text.parse().unwrap()).collect();
+            there.address_within(3, &ranges)
+        };
+        assert_eq!(within(&[other, alias, own], &["192.168.110.0/24"]), Some(own.ip));
+        assert_eq!(within(&[other, alias], &["192.168.110.0/24"]), Some(alias.ip));
+        assert_eq!(within(&[other, alias, own], &["192.168.111.0/24", "10.0.0.0/8"]), Some(other.ip));
+        assert_eq!(within(&[other], &["192.168.110.0/24"]), None);
+        assert_eq!(within(&[Address { link: 4, ..own }], &["192.168.110.0/24"]), None);
+    }
 }

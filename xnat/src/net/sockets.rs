@@ -18,8 +18,24 @@ pub(crate) fn ports(address: Ipv4Addr) -> io::Result<BTreeSet<(u8, u16)>> {
     let mut ports = BTreeSet::new();
     for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
         for family in [AF_INET, AF_INET6] {
-            dump(family, protocol, |socket| {
+            dump(family, protocol, StateFlags::all(), |socket| {
                 if receives(socket.source_address, address) {
+                    ports.insert((protocol, socket.source_port));
+                }
+            })?;
+        }
+    }
+    Ok(ports)
+}
+
+/// The ports, with their protocol, at which sockets receive what anybody addresses to `address`: TCP's listeners, and
+/// UDP sockets that are not connected, whose state is that of a closed connection (kernel `net/ipv4/udp_diag.c`).
+pub(crate) fn listening(address: Ipv4Addr) -> io::Result<BTreeSet<(u8, u16)>> {
+    let mut ports = BTreeSet::new();
+    for (protocol, states) in [(IPPROTO_TCP, StateFlags::LISTEN), (IPPROTO_UDP, StateFlags::CLOSE)] {
+        for family in [AF_INET, AF_INET6] {
+            dump(family, protocol, states.clone(), |socket| {
+                if socket.source_port != 0 && receives(socket.source_address, address) {
                     ports.insert((protocol, socket.source_port));
                 }
             })?;
@@ -33,14 +49,13 @@ fn receives(bound: IpAddr, address: Ipv4Addr) -> bool {
     bound.is_unspecified() || bound.to_canonical() == IpAddr::V4(address)
 }
 
-/// Asks the kernel for all sockets of a family and protocol, in whatever state (kernel `net/ipv4/inet_diag.c`).
-fn dump(family: u8, protocol: u8, mut each: impl FnMut(&SocketId)) -> io::Result<()> {
+/// Asks the kernel for the sockets of a family and protocol that are in one of the states (kernel `net/ipv4/inet_diag.c`).
+fn dump(family: u8, protocol: u8, states: StateFlags, mut each: impl FnMut(&SocketId)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    let request =
-        InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states: StateFlags::all(), socket_id };
+    let request = InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
@@ -88,6 +103,21 @@ mod tests {
             !ports(Ipv4Addr::new(192, 0, 2, 1)).unwrap().contains(&(IPPROTO_TCP, port)),
             "bound to another address"
         );
+    }
+
+    #[test]
+    fn only_what_listens_is_listening() {
+        let here = Ipv4Addr::LOCALHOST;
+        let tcp = std::net::TcpListener::bind((here, 0)).unwrap();
+        let client = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+        let udp = std::net::UdpSocket::bind((here, 0)).unwrap();
+        let connected = std::net::UdpSocket::bind((here, 0)).unwrap();
+        connected.connect(udp.local_addr().unwrap()).unwrap();
+        let found = listening(here).unwrap();
+        assert!(found.contains(&(IPPROTO_TCP, tcp.local_addr().unwrap().port())));
+        assert!(!found.contains(&(IPPROTO_TCP, client.local_addr().unwrap().port())));
+        assert!(found.contains(&(IPPROTO_UDP, udp.local_addr().unwrap().port())));
+        assert!(!found.contains(&(IPPROTO_UDP, connected.local_addr().unwrap().port())));
     }
 
     #[test]

@@ -77,6 +77,8 @@ mod tests {
     use xnat_common::Ticks;
     use xnat_common::config::Config;
 
+    use xnat_common::flow::Kind;
+
     use super::*;
     use crate::output::sample;
 
@@ -108,6 +110,19 @@ mod tests {
             print(&sample::other()),
             "unknown  50 589 src=192.168.110.11 dst=9.9.9.9 packets=1 bytes=20 [UNREPLIED] \
              src=9.9.9.9 dst=172.29.0.4 packets=0 bytes=0 mark=0 use=1"
+        );
+    }
+    #[test]
+    fn what_comes_in_looks_as_the_kernels_own_does() {
+        assert_eq!(
+            print(&sample::from_outside(Kind::Forward)),
+            "tcp      6 7429 ESTABLISHED src=9.9.9.9 dst=172.29.0.4 sport=5000 dport=8080 packets=0 bytes=0 \
+             src=192.168.110.11 dst=9.9.9.9 sport=80 dport=5000 packets=0 bytes=0 [ASSURED] mark=0 use=1"
+        );
+        assert_eq!(
+            print(&sample::hairpin()),
+            "tcp      6 7429 ESTABLISHED src=192.168.110.12 dst=172.29.0.4 sport=5000 dport=8080 packets=0 bytes=0 \
+             src=192.168.110.11 dst=172.29.0.4 sport=80 dport=5000 packets=0 bytes=0 [ASSURED] mark=0 use=1"
         );
     }
 }

@@ -85,4 +85,16 @@ mod tests {
         assert_eq!(icmp["original"].get("sport"), None);
         assert_eq!(print(&sample::other())["proto"], "50");
     }
+    #[test]
+    fn what_comes_in_has_its_kind_and_no_peer() {
+        for (it, kind) in [
+            (sample::from_outside(Kind::Forward), "forward"),
+            (sample::from_outside(Kind::Mapped), "mapped"),
+            (sample::hairpin(), "hairpin"),
+        ] {
+            let printed = print(&it);
+            assert_eq!((&printed["kind"], printed.get("peer")), (&json!(kind), None));
+            assert_eq!((&printed["original"]["dport"], &printed["reply"]["sport"]), (&json!(8080), &json!(80)));
+        }
+    }
 }

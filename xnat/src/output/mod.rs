@@ -1,6 +1,7 @@
 //! How flows and status are printed.
 
 pub(crate) mod conntrack;
+pub(crate) mod forwards;
 pub(crate) mod json;
 pub(crate) mod line;
 #[cfg(test)]

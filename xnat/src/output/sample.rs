@@ -66,3 +66,21 @@ pub(crate) fn other() -> Flow {
     flow.bytes = [20, 0];
     flow
 }
+
+/// A connection from the outside to a container: by a forward, or through a mapping.
+pub(crate) fn from_outside(kind: Kind) -> Flow {
+    let mut flow = base(proto::TCP, kind);
+    flow.original = tuple([9, 9, 9, 9], 5000, NODE1, 8080);
+    flow.reply = tuple(N1, 80, [9, 9, 9, 9], 5000);
+    flow.state = State(State::REPLIED | State::ASSURED).with_tcp(tcp::State::Established).0;
+    flow
+}
+
+/// A connection between two containers of ours by this host's address.
+pub(crate) fn hairpin() -> Flow {
+    let mut flow = base(proto::TCP, Kind::Hairpin);
+    flow.original = tuple([192, 168, 110, 12], 5000, NODE1, 8080);
+    flow.reply = tuple(N1, 80, NODE1, 5000);
+    flow.state = State(State::REPLIED | State::ASSURED).with_tcp(tcp::State::Established).0;
+    flow
+}

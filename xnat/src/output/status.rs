@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 
+use xnat_common::config::Config;
 use xnat_common::counter::{Class, Counter};
 
+use crate::port_range::PortRange;
 use crate::say::{self, BAD, GOOD, HEADING};
-use crate::status::{Flows, Peer, Status};
+use crate::status::{self, Flows, Peer, Status};
 
 /// Prints the status.
 pub(crate) fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
@@ -16,6 +18,8 @@ pub(crate) fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
         writeln!(out, "inside    {} holds {}{ports}", inside.name, say::list(&inside.subnets))?;
     }
     writeln!(out, "flows     {}", flows(status.flows))?;
+    print_behaviour(out, status)?;
+    print_inbound(out, status)?;
     print_peers(out, status)?;
     print_hooks(out, status)?;
     let drops = [Class::Drop];
@@ -40,6 +44,33 @@ fn flows(flows: Flows) -> String {
     let Flows { used, max } = flows;
     let percent = used * 100 / max.max(1);
     format!("{used} used, {} free ({percent} % of {max})", max.saturating_sub(used))
+}
+
+/// What is not as it is by default.
+fn print_behaviour(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    let usual = Config::default();
+    for (name, kinds, usual) in [
+        ("mapping", &status.mapping, status::kinds(&usual, Config::mapping)),
+        ("filtering", &status.filtering, status::kinds(&usual, Config::filtering)),
+    ] {
+        if *kinds != usual {
+            writeln!(out, "{name:<9} {}", say::list(kinds.iter().map(|(class, kind)| format!("{class} {kind}"))))?;
+        }
+    }
+    let quota = status.max_ports_per_container.map(|ports| format!("at most {ports} a container"));
+    let range = Some(status.ports).filter(|&ports| ports != PortRange::ALL).map(|ports| ports.to_string());
+    let ports: Vec<String> = range.into_iter().chain(quota).collect();
+    if ports.is_empty() { Ok(()) } else { writeln!(out, "ports     {}", say::list(ports)) }
+}
+
+fn print_inbound(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    if status.forwarded_ports > 0 {
+        writeln!(out, "forwards  {}; xnat forward list shows them", say::count(status.forwarded_ports, "port"))?;
+    }
+    match status.default_inbound {
+        Some(address) => writeln!(out, "inbound   what nothing else claims goes to {address}"),
+        None => Ok(()),
+    }
 }
 
 fn print_peers(out: &mut impl Write, status: &Status) -> io::Result<()> {
@@ -94,8 +125,9 @@ fn same(peer: &Peer) -> bool {
 fn print_hooks(out: &mut impl Write, status: &Status) -> io::Result<()> {
     writeln!(out, "\n{HEADING}Hooks{HEADING:#}")?;
     let width = status.hooks.iter().map(|hook| hook.interface.len()).max().unwrap_or(0);
+    let name = status.hooks.iter().map(|hook| hook.program.len()).max().unwrap_or(0);
     for hook in &status.hooks {
-        writeln!(out, "  {:<width$}  {:<15}  {}", hook.interface, hook.program, hook.kind)?;
+        writeln!(out, "  {:<width$}  {:<name$}  {}", hook.interface, hook.program, hook.kind)?;
     }
     if status.hooks.is_empty() { writeln!(out, "  none") } else { Ok(()) }
 }
@@ -150,6 +182,12 @@ mod tests {
             peer_link: None,
             hooks: Vec::new(),
             flows: Flows { used: 3, max: 300 },
+            mapping: status::kinds(&Config::default(), Config::mapping),
+            filtering: status::kinds(&Config::default(), Config::filtering),
+            ports: PortRange::ALL,
+            max_ports_per_container: None,
+            forwarded_ports: 0,
+            default_inbound: None,
             counters: BTreeMap::from([("malformed".to_owned(), 7), ("tags_sent".to_owned(), 0)]),
         }
     }
@@ -174,6 +212,33 @@ mod tests {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(!text.contains("tags_sent"), "zero counters are not shown");
+    }
+
+    #[test]
+    fn ports_are_told_where_they_are_not_as_usual() {
+        let usual = text(&status());
+        for heading in ["mapping", "filtering", "ports", "forwards", "inbound"] {
+            assert!(!usual.contains(&format!("\n{heading}")), "{heading} is in\n{usual}");
+        }
+        let mut config = Config::default();
+        config.mapping[1] = 1;
+        let status = Status {
+            mapping: status::kinds(&config, Config::mapping),
+            ports: PortRange::new(1024, 40000).unwrap(),
+            max_ports_per_container: Some(500),
+            forwarded_ports: 12,
+            default_inbound: Some([192, 168, 110, 11].into()),
+            ..status()
+        };
+        let text = text(&status);
+        for line in [
+            "mapping   icmp endpoint-independent, tcp endpoint-independent, udp address-dependent\n",
+            "ports     1024-40000, at most 500 a container\n",
+            "forwards  12 ports; xnat forward list shows them\n",
+            "inbound   what nothing else claims goes to 192.168.110.11\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -154,6 +154,20 @@ tcp    ESTABLISHED  peer     192.168.110.11:40000 > 192.168.220.11:80  172.29.0.
     }
 
     #[test]
+    fn what_comes_in_is_named_by_its_kind() {
+        let expiry = Expiry::new(&Config::default(), Ticks::from_secs(10));
+        let [forward, mapped] = [Kind::Forward, Kind::Mapped].map(sample::from_outside);
+        for (flow, kind) in [(forward, "forward"), (mapped, "mapped"), (sample::hairpin(), "hairpin")] {
+            let mut line = Line::default();
+            let mut table = Table::default();
+            table.measure(&flow, &expiry);
+            table.row(&mut line, &flow, &expiry);
+            let text = line.take();
+            assert!(text.contains(&format!("ESTABLISHED  {kind}")), "{text}");
+        }
+    }
+
+    #[test]
     fn figures_are_short() {
         let show = |fill: &dyn Fn(&mut Line)| {
             let mut cell = Line::default();

@@ -1,0 +1,123 @@
+//! What comes to this host's address on the wire and belongs to no flow: whether it is a container's.
+//!
+//! In this order: a forward has it; the host has it; a mapping has it, and lets the sender in or not; the default container
+//! has it. Everything else is the host's.
+
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::flow::{Kind, State};
+use xnat_common::mapping::ForwardKey;
+use xnat_common::packet::{Headers, Icmp, proto};
+use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
+
+use crate::claim::Opening;
+use crate::lookup::Found;
+use crate::maps::{self, FORWARDS, PEERS};
+use crate::skb::Skb;
+use crate::socket::{self, Rival};
+use crate::verdict::{Step, Verdict};
+use crate::{kernel_flow, mapping, open};
+
+/// The container for which a packet is.
+struct Target {
+    kind: Kind,
+    address: Addr,
+    port: Port,
+}
+
+/// From the wire.
+#[inline(always)]
+pub fn from_wire(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
+    let target = match target(skb, config, headers, Side::Wire)? {
+        Some(target) => target,
+        None => default_target(skb, config, headers)?,
+    };
+    let opening = Opening {
+        proto: headers.proto,
+        kind: target.kind,
+        original: headers.tuple,
+        reply: reply(&target, headers, headers.tuple.src),
+        inside: open::interface_of(target.address).ok_or(Verdict::PASS)?,
+        peer: Addr::UNSPECIFIED,
+        state: State::default(),
+    };
+    open::claim(skb, headers, opening.note()?, now)
+}
+
+/// From a container, or from this host itself (`inside` is zero then), to another container by this host's address. The
+/// receiver sees that address as the sender's as well (RFC 4787 REQ-9).
+#[inline(always)]
+pub fn hairpin(skb: Skb, config: &Config, headers: &Headers, inside: u32) -> Step<&'static Opening> {
+    let target = target(skb, config, headers, Side::Inside)?.ok_or(Verdict::PASS)?;
+    open::interface_of(target.address).ok_or(Verdict::PASS)?;
+    let opening = Opening {
+        proto: headers.proto,
+        kind: Kind::Hairpin,
+        original: headers.tuple,
+        reply: reply(&target, headers, config.address),
+        inside,
+        peer: Addr::UNSPECIFIED,
+        state: State::default(),
+    };
+    opening.note()
+}
+
+/// The tuple of the container's answers, which go to `sender`.
+#[inline(always)]
+fn reply(target: &Target, headers: &Headers, sender: Addr) -> Tuple {
+    Tuple { src: target.address, dst: sender, sport: target.port, dport: headers.tuple.sport }
+}
+
+/// The container that a forward or a mapping has the packet for.
+#[inline(always)]
+fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Option<Target>> {
+    // In the middle of a connection that nobody here knows: the host resets it.
+    if headers.proto == proto::TCP && !headers.opens() {
+        return Err(Verdict::PASS);
+    }
+    let port = headers.tuple.dport;
+    let key = ForwardKey { port, proto: headers.proto, zero: 0 };
+    // SAFETY: the value is copied at once.
+    if let Some(forward) = unsafe { FORWARDS.get(&key) } {
+        return Ok(Some(Target { kind: Kind::Forward, address: forward.address, port: forward.port }));
+    }
+    // A query is for the host: its identifier is the sender's.
+    if headers.proto == proto::ICMP && !matches!(Icmp::of(headers.flags), Icmp::Answer) {
+        return Ok(None);
+    }
+    // A hairpin comes from our own address.
+    let remote = if let Side::Wire = side { headers.tuple.src } else { config.address };
+    let admitted = mapping::admits(config, headers.proto, port, remote);
+    if admitted.is_free() && mapping::owner_of(headers.proto, port).is_free() || is_hosts(skb, headers) {
+        return Ok(None);
+    }
+    if !admitted.is_free() {
+        return Ok(Some(Target { kind: Kind::Mapped, address: admitted.address(), port: admitted.port() }));
+    }
+    // A peer's daemon is told by the host's error that a flow is unknown here.
+    if maps::speaking_peer(remote).is_some() {
+        return Ok(None);
+    }
+    Err(Verdict::drop(Counter::Filtered))
+}
+
+/// The container that gets what peers without xnat address to this host, as far as the host has no use for it.
+#[inline(always)]
+fn default_target(skb: Skb, config: &Config, headers: &Headers) -> Step<Target> {
+    let wanted = config.default_inbound != Addr::UNSPECIFIED
+        && PEERS.get_ptr(&headers.tuple.src).is_some()
+        && maps::speaking_peer(headers.tuple.src).is_none()
+        && headers.opens()
+        && !is_hosts(skb, headers);
+    if !wanted {
+        return Err(Verdict::PASS);
+    }
+    Ok(Target { kind: Kind::Forward, address: config.default_inbound, port: headers.tuple.dport })
+}
+
+/// Whether a socket of the host's, or the kernel's own NAT, has use for a packet.
+#[inline(always)]
+fn is_hosts(skb: Skb, headers: &Headers) -> bool {
+    kernel_flow::knows(&FlowKey::new(headers.tuple, headers.proto, Side::Wire))
+        || socket::takes(skb, headers.proto, &headers.tuple, Rival::Any)
+}

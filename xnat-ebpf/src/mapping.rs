@@ -1,0 +1,404 @@
+//! Mappings: the port on the wire that an endpoint inside has toward everybody, or toward one remote address.
+//!
+//! Every word that several packets change at once is changed by compare-and-swap. A mapping is as many sessions as there
+//! are flows that use it; the flow that leaves last takes it apart.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use xnat_common::config::Config;
+use xnat_common::flow::{Kind, State};
+use xnat_common::mapping::{self, Class, Dependence, Endpoint, Mapping, Owner, Remote, RemoteEntry, RemoteKey};
+use xnat_common::{Addr, Flow, FlowRef, Port};
+
+use crate::lookup::{self, Found};
+use crate::maps::{MOVED, PORTS, REMOTES};
+use crate::{account, atomic, quota};
+
+/// How often a word is looked at again that another processor has changed in between.
+const RETRIES: u32 = 8;
+
+/// What a flow's port on the wire is to belong to.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// To the flow alone: nobody else has it toward the same other end.
+    Flow = 0,
+    /// To the endpoint, toward everybody.
+    Endpoint = 1,
+    /// To the endpoint, toward the remote address.
+    Remote = 2,
+}
+
+/// What the port of a flow is to belong to.
+#[inline(always)]
+pub fn goal(config: &Config, flow: &Flow) -> Goal {
+    let Some(class) = Class::of(flow.proto) else {
+        return Goal::Flow;
+    };
+    // The host's own hairpins keep the port of their socket.
+    let of_container = flow.kind == Kind::Outside as u8 || flow.kind == Kind::Hairpin as u8 && flow.inside != 0;
+    if !of_container {
+        return Goal::Flow;
+    }
+    match config.mapping(class) {
+        Dependence::Endpoint => Goal::Endpoint,
+        Dependence::Address => Goal::Remote,
+        Dependence::AddressAndPort => Goal::Flow,
+    }
+}
+
+/// The key under which an endpoint's port is found if it is not its own.
+#[inline(always)]
+pub fn endpoint(flow: &Flow, goal: Goal) -> Endpoint {
+    let remote = if goal as u32 == Goal::Remote as u32 { flow.reply.src } else { Addr::UNSPECIFIED };
+    Endpoint { address: flow.original.src, remote, port: flow.original.sport, proto: flow.proto, zero: 0 }
+}
+
+/// The record of a port.
+#[inline(always)]
+pub fn of_port(protocol: u8, port: Port) -> Option<*mut Mapping> {
+    PORTS.get_ptr_mut(mapping::index(Class::of(protocol)?, port))
+}
+
+/// Who has a port.
+#[inline(always)]
+pub fn owner_of(protocol: u8, port: Port) -> Owner {
+    match of_port(protocol, port) {
+        // SAFETY: a value of an array.
+        Some(mapping) => unsafe { (&raw const (*mapping).owner).read_volatile() },
+        None => Owner::NONE,
+    }
+}
+
+/// Makes the flow a session of the mapping that has `port`, if that is its endpoint's.
+#[inline(always)]
+pub fn join(flow: &Flow, goal: Goal, port: Port) -> bool {
+    let (address, own) = (flow.original.src, flow.original.sport);
+    if goal as u32 == Goal::Endpoint as u32 {
+        return match of_port(flow.proto, port) {
+            // SAFETY: a field of a map value.
+            Some(mapping) => unsafe { enter(&raw mut (*mapping).owner, address, own) },
+            None => false,
+        };
+    }
+    join_remote(&remote_key(flow.reply.src, port, flow.proto), address, own)
+}
+
+/// Takes a port that nobody has for the flow's endpoint.
+#[inline(always)]
+pub fn claim(found: &Found, goal: Goal, port: Port) -> bool {
+    match goal {
+        Goal::Flow => true,
+        Goal::Endpoint => xnat_claim(found.reference.to_bits(), port.0.into(), 0) != 0,
+        Goal::Remote => xnat_claim(found.reference.to_bits(), port.0.into(), 1) != 0,
+    }
+}
+
+/// As [`claim`]: toward everybody, or toward the remote address alone.
+///
+/// A global function, which the verifier checks once by itself, and whose stack is not that of the search.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_claim(reference: u64, port: u32, by_remote: u32) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return 0;
+    };
+    let (flow, port) = (found.flow(), Port(port as u16));
+    let goal = if by_remote == 0 { Goal::Endpoint } else { Goal::Remote };
+    let owner = Owner::new(flow.original.src, flow.original.sport, 1);
+    let claimed = if by_remote == 0 {
+        let claim = |mapping: *mut Mapping| {
+            // SAFETY: a field of a map value.
+            unsafe { atomic::compare_and_swap((&raw mut (*mapping).owner).cast(), Owner::NONE.0, owner.0) }
+        };
+        of_port(flow.proto, port).is_some_and(claim)
+    } else {
+        insert_remote(&remote_key(flow.reply.src, port, flow.proto), owner)
+    };
+    if !claimed {
+        return 0;
+    }
+    if port == flow.original.sport || MOVED.insert(&endpoint(flow, goal), &port, u64::from(BPF_NOEXIST)).is_ok() {
+        return 1;
+    }
+    // Another packet of the endpoint has found it a port in this moment.
+    vacate(flow, goal, port);
+    0
+}
+
+/// Gives back what [`join`] or [`claim`] has taken; true if that was the end of the mapping.
+#[inline(always)]
+pub fn leave(flow: &Flow, goal: Goal, port: Port) -> bool {
+    let last = match goal {
+        Goal::Flow => false,
+        // SAFETY: a field of a map value.
+        Goal::Endpoint => of_port(flow.proto, port).is_some_and(|it| unsafe { exit(&raw mut (*it).owner) }),
+        // SAFETY: a map value, which stays this key's as long as our session is counted.
+        Goal::Remote => REMOTES
+            .get_ptr_mut(&remote_key(flow.reply.src, port, flow.proto))
+            .is_some_and(|it| unsafe { exit(&raw mut (*it).owner) }),
+    };
+    if last {
+        // The way to it first: whoever comes from now on gets a new one.
+        if port != flow.original.sport {
+            let _ = MOVED.remove(&endpoint(flow, goal));
+        }
+        vacate(flow, goal, port);
+    }
+    last
+}
+
+/// Frees a port that is ours to free.
+#[inline(always)]
+fn vacate(flow: &Flow, goal: Goal, port: Port) {
+    if goal as u32 == Goal::Remote as u32 {
+        let _ = REMOTES.remove(&remote_key(flow.reply.src, port, flow.proto));
+    } else if let Some(mapping) = of_port(flow.proto, port) {
+        // SAFETY: a field of a map value. Nobody else writes it while a session of ours or the mark of its leaving is in it.
+        unsafe { (&raw mut (*mapping).owner).write_volatile(Owner::NONE) };
+    }
+}
+
+/// Notes that a session of a mapping toward everybody is with its remote address, so that filtering lets that in.
+#[inline(always)]
+pub fn permit(config: &Config, found: &Found) {
+    if Class::of(found.flow().proto).is_some_and(|class| config.filtering(class) as u8 == Dependence::Address as u8) {
+        xnat_permit(found.reference.to_bits());
+    }
+}
+
+/// As [`permit`], where filtering is by address.
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_permit(reference: u64) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return 0;
+    };
+    let flow = found.flow();
+    let port = flow.reply.dport;
+    let Some(mapping) = of_port(flow.proto, port) else {
+        return 0;
+    };
+    // SAFETY: a field of a map value.
+    let word = unsafe { (&raw mut (*mapping).remote).cast::<u64>() };
+    for _ in 0..RETRIES {
+        // SAFETY: as above.
+        let old = Remote(unsafe { word.read_volatile() });
+        if old.sessions() != 0 && old.address() != flow.reply.src {
+            break;
+        }
+        let new = Remote::new(flow.reply.src, old.sessions() + 1);
+        // SAFETY: as above.
+        if unsafe { atomic::compare_and_swap(word, old.0, new.0) } {
+            account::mark(&found, State::REMOTE_NEAR, 0);
+            return 1;
+        }
+    }
+    let key = remote_key(flow.reply.src, port, flow.proto);
+    let (address, own) = (flow.original.src, flow.original.sport);
+    if insert_remote(&key, Owner::new(address, own, 1)) || join_remote(&key, address, own) {
+        account::mark(&found, State::REMOTE_FAR, 0);
+        return 1;
+    }
+    0
+}
+
+/// Whether a mapping of ours lets a remote address in at a port, and to whom. `Owner::NONE` if nobody has the port, or
+/// not toward it.
+#[inline(always)]
+pub fn admits(config: &Config, protocol: u8, port: Port, remote: Addr) -> Owner {
+    let Some(class) = Class::of(protocol) else {
+        return Owner::NONE;
+    };
+    if config.filtering(class) as u8 == Dependence::AddressAndPort as u8 {
+        return Owner::NONE;
+    }
+    let by_remote = || {
+        let entry = REMOTES.get_ptr(&remote_key(remote, port, protocol));
+        // SAFETY: read at once.
+        let owner = entry.map_or(Owner::NONE, |entry| unsafe { (&raw const (*entry).owner).read_volatile() });
+        if owner.is_leaving() { Owner::NONE } else { owner }
+    };
+    if config.mapping(class) as u8 != Dependence::Endpoint as u8 {
+        return by_remote();
+    }
+    let Some(mapping) = of_port(protocol, port) else {
+        return Owner::NONE;
+    };
+    // SAFETY: fields of a map value.
+    let (owner, near) =
+        unsafe { ((&raw const (*mapping).owner).read_volatile(), (&raw const (*mapping).remote).read_volatile()) };
+    if owner.is_free() || owner.is_leaving() {
+        return Owner::NONE;
+    }
+    let anybody = config.filtering(class) as u8 == Dependence::Endpoint as u8;
+    if anybody || near.sessions() != 0 && near.address() == remote {
+        return owner;
+    }
+    let far = by_remote();
+    if far.is(owner.address(), owner.port()) { far } else { Owner::NONE }
+}
+
+/// What a flow that came in through a mapping does when its container answers: it becomes a session of it, so that the
+/// port stays. Before, an outsider alone could keep it (RFC 4787 REQ-6).
+#[inline(always)]
+pub fn hold(found: &Found) {
+    let flow = found.flow();
+    let port = flow.original.dport;
+    let Some(mapping) = of_port(flow.proto, port) else {
+        return;
+    };
+    // SAFETY: a field of a map value.
+    if unsafe { enter(&raw mut (*mapping).owner, flow.reply.src, flow.reply.sport) } {
+        account::mark(found, State::MAPPED, 0);
+    }
+}
+
+/// Lets go of everything that a flow has held, which has just ended and whose slot is not free yet.
+#[inline(always)]
+pub fn release(flow: &Flow) {
+    let state = State(flow.state);
+    if flow.kind == Kind::Mapped as u8 {
+        if state.has(State::MAPPED) {
+            // As if the container had opened it.
+            let outward = Flow { original: flow.reply, reply: flow.original, ..*flow };
+            release_port(&outward, Goal::Endpoint);
+        }
+        return;
+    }
+    if flow.kind != Kind::Outside as u8 && (flow.kind != Kind::Hairpin as u8 || flow.inside == 0) {
+        return;
+    }
+    let goal = match (state.has(State::MAPPED), state.has(State::REMOTE_FAR)) {
+        (true, _) => Goal::Endpoint,
+        (false, true) => Goal::Remote,
+        (false, false) => Goal::Flow,
+    };
+    if goal as u32 == Goal::Endpoint as u32 {
+        retract(flow, state);
+    }
+    release_port(flow, goal);
+}
+
+/// Takes a flow off the sessions that its mapping has with its remote address: the reverse of [`permit`].
+#[inline(always)]
+fn retract(flow: &Flow, state: State) {
+    let port = flow.reply.dport;
+    if state.has(State::REMOTE_NEAR)
+        && let Some(mapping) = of_port(flow.proto, port)
+    {
+        // SAFETY: a field of a map value. The address stays as long as any session is counted, so this takes one off.
+        unsafe { atomic::add((&raw mut (*mapping).remote).cast(), u64::MAX) };
+    }
+    if state.has(State::REMOTE_FAR) {
+        let key = remote_key(flow.reply.src, port, flow.proto);
+        // SAFETY: a map value, which stays this key's as long as our session is counted.
+        if REMOTES.get_ptr_mut(&key).is_some_and(|it| unsafe { exit(&raw mut (*it).owner) }) {
+            let _ = REMOTES.remove(&key);
+        }
+    }
+}
+
+/// Gives a flow's port back, and takes it off its container's quota if nobody has it any more.
+#[inline(always)]
+fn release_port(flow: &Flow, goal: Goal) {
+    if leave(flow, goal, flow.reply.dport) || goal as u32 == Goal::Flow as u32 {
+        quota::give_back(flow.original.src);
+    }
+}
+
+/// One session more, if the word is still the endpoint's.
+///
+/// # Safety
+/// `word` is a field of a map value.
+#[inline(always)]
+unsafe fn enter(word: *mut Owner, address: Addr, port: Port) -> bool {
+    xnat_enter(word, address.0, port.0.into()) != 0
+}
+
+/// As [`enter`].
+///
+/// A global function, which the verifier checks once by itself; so is [`xnat_exit`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_enter(word: *mut Owner, address: u32, port: u32) -> u32 {
+    if word.is_null() {
+        return 0;
+    }
+    for _ in 0..RETRIES {
+        // SAFETY: the verifier lets nothing pass but memory of the type's size, or a null pointer.
+        let old = unsafe { word.read_volatile() };
+        if !old.is(Addr(address), Port(port as u16)) {
+            return 0;
+        }
+        if old.is_leaving() {
+            continue;
+        }
+        let Some(new) = old.joined() else {
+            return 0;
+        };
+        // SAFETY: as above.
+        if unsafe { atomic::compare_and_swap(word.cast(), old.0, new.0) } {
+            return 1;
+        }
+    }
+    0
+}
+
+/// One session less. True if it was the last one: then the word is marked, and the caller has to finish.
+///
+/// # Safety
+/// As [`enter`].
+#[inline(always)]
+unsafe fn exit(word: *mut Owner) -> bool {
+    xnat_exit(word) != 0
+}
+
+/// As [`exit`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_exit(word: *mut Owner) -> u32 {
+    if word.is_null() {
+        return 0;
+    }
+    for _ in 0..RETRIES * 2 {
+        // SAFETY: the verifier lets nothing pass but memory of the type's size, or a null pointer.
+        let old = unsafe { word.read_volatile() };
+        let new = old.left();
+        // SAFETY: as above.
+        if unsafe { atomic::compare_and_swap(word.cast(), old.0, new.0) } {
+            return u32::from(new.is_leaving());
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn remote_key(remote: Addr, port: Port, protocol: u8) -> RemoteKey {
+    RemoteKey { remote, port, proto: protocol, zero: 0 }
+}
+
+#[inline(always)]
+fn insert_remote(key: &RemoteKey, owner: Owner) -> bool {
+    REMOTES.insert(key, &RemoteEntry { owner, key: *key }, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+#[inline(always)]
+fn join_remote(key: &RemoteKey, address: Addr, own: Port) -> bool {
+    let Some(entry) = REMOTES.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: a map value; elements are used again, but only for the same map.
+    unsafe {
+        if !enter(&raw mut (*entry).owner, address, own) {
+            return false;
+        }
+        // The element may have become another key's in the meantime, of the same endpoint.
+        if (&raw const (*entry).key).read_volatile() == *key {
+            return true;
+        }
+        let _ = exit(&raw mut (*entry).owner);
+    }
+    false
+}
