@@ -11,6 +11,8 @@ use crate::story::{Content, Damage, End, Flow, Proto, Step, Story, What};
 pub struct Case<'a> {
     pub story: &'a Story,
     pub at: usize,
+    /// Which of the steps before have sent something out, by the kernel.
+    pub left: &'a [bool],
     pub kernel: &'a [Seen],
     pub xnat: &'a [Seen],
 }
@@ -66,9 +68,21 @@ impl Case<'_> {
         self.xnat.is_empty()
     }
 
+    /// Whether the kernel has sent a packet of the flow out, translated.
+    pub fn leaves(&self) -> bool {
+        let out = |seen: &Seen| seen.place == Place::Far && seen.packet.src == NODE1;
+        self.step().from == End::Inside && !self.is_error() && self.kernel.iter().any(out)
+    }
+
     /// Whether an earlier step is such a one.
     fn earlier(&self, wanted: impl Fn(Flow, &Step) -> bool) -> bool {
         self.story.steps[..self.at].iter().any(|step| wanted(self.story.flows[step.flow], step))
+    }
+
+    /// Whether such a packet has been sent out before, translated.
+    fn has_left(&self, wanted: impl Fn(Flow, &Step) -> bool) -> bool {
+        let mut earlier = self.story.steps.iter().zip(self.left);
+        earlier.any(|(step, left)| *left && wanted(self.story.flows[step.flow], step))
     }
 
     /// Whether the question has been asked that a packet from outside is the answer to.
@@ -79,7 +93,7 @@ impl Case<'_> {
             14 => 13,
             kind => kind,
         };
-        self.earlier(|flow, step| flow == self.flow() && step.from == End::Inside && kind(step) == question)
+        self.has_left(|flow, step| flow == self.flow() && kind(step) == question)
     }
 
     /// Whether a SYN of the flow has left before.
@@ -88,16 +102,12 @@ impl Case<'_> {
             Content::Tcp { flags, .. } => flags & (SYN | ACK | RST | FIN) == SYN,
             _ => true,
         };
-        self.earlier(|flow, step| {
-            let leaves = step.from == End::Inside && step.damage.is_none() && step.head.ttl > 1;
-            flow == self.flow() && leaves && opens(step) && !matches!(step.what, What::Error { .. })
-        })
+        self.has_left(|flow, step| flow == self.flow() && opens(step))
     }
 
     /// Whether it comes from exactly where the flow has sent to.
     fn is_answer(&self) -> bool {
-        let has_sent = self.earlier(|flow, step| flow == self.flow() && step.from == End::Inside);
-        !matches!(self.step().what, What::Stray { .. }) && has_sent
+        !matches!(self.step().what, What::Stray { .. }) && self.has_left(|flow, _| flow == self.flow())
     }
 
     fn is_error(&self) -> bool {
@@ -139,8 +149,19 @@ pub const ALL: &[Difference] = &[
         explains: |case| {
             matches!(case.flow().proto, Proto::Query(_))
                 && !case.is_asked()
-                && case.kernel_refuses()
                 && case.xnat.iter().all(|seen| seen.place != Place::Far || seen.packet.src == NODE1)
+        },
+    },
+    Difference {
+        name: "refusal",
+        reason: "what the kernel has no free tuple for it drops in silence; xnat tells the container (RFC 5508 REQ-8)",
+        explains: |case| {
+            let told = |seen: &Seen| {
+                seen.place == Place::Container(case.flow().container)
+                    && (seen.packet.icmp_type, seen.packet.icmp_code) == (3, 13)
+                    && seen.embedded.is_some()
+            };
+            case.step().from == End::Inside && case.kernel.is_empty() && case.xnat.iter().all(told)
         },
     },
     Difference {
@@ -150,13 +171,10 @@ pub const ALL: &[Difference] = &[
         explains: |case| {
             // Whoever has a port of this number; which of two has it on the wire is not told here.
             let same = |flow: Flow| flow.is_of_kind(case.flow()) && flow.port == case.flow().port;
-            let owner = |container| {
-                case.earlier(|flow, step| same(flow) && step.from == End::Inside && flow.container == container)
-            };
+            let owner = |container| case.has_left(|flow, _| same(flow) && flow.container == container);
             let to_owner = |seen: &Seen| matches!(seen.place, Place::Container(container) if owner(container));
-            let mapped = case.earlier(|flow, step| same(flow) && step.from == End::Inside);
+            let mapped = case.has_left(|flow, _| same(flow));
             case.step().from == End::Outside
-                && !case.is_error()
                 && !case.is_answer()
                 && mapped
                 && case.kernel_refuses()

@@ -29,6 +29,9 @@ const STORIES: usize = 3000;
 /// After how many faults it is enough.
 const FAULTS: usize = 10;
 
+/// How many stories may meet another one's port.
+const CHANCES: usize = 4;
+
 /// Both sides, and which numbers have been used.
 struct Experiment {
     kernel: Side,
@@ -56,17 +59,18 @@ impl Experiment {
         self.next += 1;
         let mut kernel = Stage::new(&mut self.kernel, cast);
         let mut xnat = Stage::new(&mut self.xnat, cast);
+        let mut left = Vec::new();
         for (at, step) in story.steps.iter().enumerate() {
             let (by_kernel, by_xnat) = (kernel.play(&story.flows, step), xnat.play(&story.flows, step));
-            if by_kernel == by_xnat {
-                continue;
+            let case = Case { story, at, left: &left, kernel: &by_kernel, xnat: &by_xnat };
+            if by_kernel != by_xnat {
+                let known = differences::ALL.iter().find(|difference| (difference.explains)(&case));
+                let Some(known) = known else {
+                    return Err(Fault { at, text: describe(&by_kernel, &by_xnat) });
+                };
+                *self.counted.entry(known.name).or_default() += 1;
             }
-            let case = Case { story, at, kernel: &by_kernel, xnat: &by_xnat };
-            let known = differences::ALL.iter().find(|difference| (difference.explains)(&case));
-            let Some(known) = known else {
-                return Err(Fault { at, text: describe(&by_kernel, &by_xnat) });
-            };
-            *self.counted.entry(known.name).or_default() += 1;
+            left.push(case.leaves());
         }
         Ok(())
     }
@@ -129,11 +133,16 @@ fn compare(words: &'static str, stories: usize, seed: u64) {
     let stories = std::env::var("XNAT_STORIES").map_or(stories, |text| text.parse().expect("a number of stories"));
     let mut random = Random::new(seed);
     let mut experiment = Experiment::new(words);
-    let (mut steps, mut faults) = (0, Vec::new());
+    let (mut steps, mut chances, mut faults) = (0, 0, Vec::new());
     for number in 0..stories {
         let story = Story::draw(&mut random);
         steps += story.steps.len();
         let Err(fault) = experiment.play(&story) else { continue };
+        // A port that was chosen by chance for one story may be another's: that does not happen again.
+        let Err(fault) = experiment.play(&story).and_then(|()| experiment.play(&story)).map_err(|_| fault) else {
+            chances += 1;
+            continue;
+        };
         let (story, fault) = experiment.shorten(story, fault);
         faults.push(format!("story {number}: {}step {}:\n{}", tell(&story), fault.at, fault.text));
         if faults.len() == FAULTS {
@@ -141,6 +150,7 @@ fn compare(words: &'static str, stories: usize, seed: u64) {
         }
     }
     println!("{stories} stories, {steps} steps; documented differences: {:#?}", experiment.counted);
+    assert!(chances <= CHANCES, "XNAT_SEED={seed}: {chances} stories with a difference that did not come again");
     assert!(
         faults.is_empty(),
         "XNAT_SEED={seed}: {} stories with an undocumented difference\n{}\nxnat counted {}",

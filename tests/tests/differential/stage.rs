@@ -54,11 +54,6 @@ impl<'a> Stage<'a> {
         Self { side, cast, wire: HashMap::new() }
     }
 
-    /// The port on the wire of a flow, if something of it has left.
-    pub fn wire_port(&self, flow: usize) -> Option<u16> {
-        self.wire.get(&flow).copied()
-    }
-
     /// Plays a step.
     pub fn play(&mut self, flows: &[Flow], step: &Step) -> Vec<Seen> {
         let flow = flows[step.flow];

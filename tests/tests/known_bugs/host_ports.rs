@@ -16,10 +16,10 @@ fn a_clients_port_that_the_host_listens_on_does_not_take_the_listener_away() {
     let seen = tcp::whoami(reference.n1().ns(), 40000, (OUTSIDE, web.port()));
     assert_eq!(*seen.ip(), NODE1);
     assert_ne!(seen.port(), 40000, "the port is the host's");
-    // From the very place that the container talks with.
-    let mut stream = tcp::expect_connect(reference.outside.ns(), 80, (NODE1, host.port()));
+    // From the very machine that the container talks with.
+    let mut stream = tcp::expect_connect(reference.outside.ns(), 5000, (NODE1, host.port()));
     tcp::expect_echo(&mut stream, 3, 1000);
-    assert_eq!(host.clients(), [SocketAddrV4::new(OUTSIDE, 80)]);
+    assert_eq!(host.clients(), [SocketAddrV4::new(OUTSIDE, 5000)]);
 }
 
 #[test]

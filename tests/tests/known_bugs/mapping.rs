@@ -78,8 +78,8 @@ fn tcp_is_filtered_apart_from_udp() {
     let server = udp_at(outside, (OUTSIDE, 5300));
     let stranger = udp_at(outside, (ANYWHERE, 5300));
     // A container that listens on the port from which it has connected.
-    let listener = tcp::Server::start(reference.n1().ns(), 40000, Service::Whoami);
     let _stream = tcp::expect_connect(reference.n1().ns(), 40000, (OUTSIDE, web.port()));
+    let listener = tcp::Server::start(reference.n1().ns(), 40000, Service::Whoami);
     let seen = outside.within(|| {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         socket.bind(&std::net::SocketAddr::from((ANYWHERE, 0)).into())?;
