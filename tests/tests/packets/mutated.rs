@@ -271,6 +271,7 @@ fn judge(
         (SHOT, 0) if counted.iter().any(|(counter, _)| consumes(*counter)) => return Ok(()),
         (SHOT, _) => return Err(format!("a dropped packet with {drops} drops counted")),
         (PASS | REDIRECT, 0) => {}
+        (REDIRECT, 1) if counted.contains(&(Counter::Refusals, 1)) => return judge_refusal(frame, outcome),
         (PASS | REDIRECT, _) => return Err("a drop is counted, and the packet goes on".to_owned()),
         (other, _) => return Err(format!("action {other}")),
     }
@@ -317,6 +318,21 @@ fn judge(
         !is_sent_back && (old.src, old.dst, old.sport, old.dport) != (new.src, new.dst, new.sport, new.dport);
     if has_ports && is_translated && !flows.iter().any(|flow| has_tuple(flow, &new)) {
         return Err("it was translated to the tuple of no flow".to_owned());
+    }
+    Ok(())
+}
+
+/// In place of a packet that was refused its sender is told so.
+fn judge_refusal(frame: &[u8], outcome: &Outcome) -> Result<(), String> {
+    let (refused, answer) = (parse(frame), parse(&outcome.frame));
+    if answer.src != GATEWAY || answer.dst != refused.src {
+        return Err("a refusal goes from the gateway to the sender".to_owned());
+    }
+    let about = answer.embedded().map(|about| (about.src, about.dst, about.sport, about.dport));
+    let told = (answer.icmp_type, answer.icmp_code) == (3, 13)
+        && about == Some((refused.src, refused.dst, refused.sport, refused.dport));
+    if !told || answer.ip_checksum != Checksum::Valid || answer.l4_checksum != Checksum::Valid {
+        return Err("a refusal is a whole error about the packet".to_owned());
     }
     Ok(())
 }
