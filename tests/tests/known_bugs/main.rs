@@ -3,7 +3,6 @@
 
 mod churn;
 mod expiry;
-mod hairpin;
 mod host_ports;
 mod mapping;
 mod restarts;

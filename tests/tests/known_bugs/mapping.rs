@@ -96,3 +96,43 @@ fn tcp_is_filtered_apart_from_udp() {
     server.send_to(b"answer", me).expect("a route");
     expect(&container, b"answer");
 }
+
+/// A port that has to be changed tells nothing of the next one (RFC 6056).
+#[test]
+fn changed_ports_are_hard_to_guess() {
+    let reference = Reference::with_containers(2);
+    let _xnat = alone(&reference, "");
+    let server = udp_at(reference.outside.ns(), (OUTSIDE, 5300));
+    let mut ports = Vec::new();
+    for port in 40000..40032 {
+        for (container, address) in [(1, Ipv4Addr::new(192, 168, 110, 12)), (0, N1)] {
+            let socket = udp_at(reference.node1.containers[container].ns(), (address, port));
+            socket.send_to(b"who am I", (OUTSIDE, 5300)).expect("a route");
+            ports.push(expect(&server, b"who am I").port());
+        }
+    }
+    let changed: Vec<i32> = ports.chunks(2).map(|pair| pair[1].into()).collect();
+    let mut steps: Vec<i32> = changed.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    steps.sort_unstable();
+    steps.dedup();
+    assert!(steps.len() > 24, "steps that come again: {changed:?}");
+    let (low, high) = (changed.iter().min().expect("some"), changed.iter().max().expect("some"));
+    assert!(high - low > 20_000, "they are close together: {changed:?}");
+}
+
+/// RFC 4787 REQ-7: nodes out there may have the containers' numbers. They cannot be addressed, everybody else can.
+#[test]
+fn an_outside_network_of_the_same_numbers_does_no_harm() {
+    let reference = Reference::with_containers(2);
+    let outside = reference.outside.ns();
+    let same = reference.node1.containers[1].address();
+    outside.ip(&format!("address add {same}/24 dev lo"));
+    let _xnat = alone(&reference, "");
+    let web = tcp::Server::start(outside, 80, Service::Whoami);
+    let neighbour = tcp::Server::start(reference.node1.containers[1].ns(), 80, Service::Whoami);
+    for target in [OUTSIDE, ANYWHERE] {
+        assert_eq!(*tcp::whoami(reference.n1().ns(), 0, (target, web.port())).ip(), NODE1);
+    }
+    assert_eq!(*tcp::whoami(reference.n1().ns(), 0, (same, neighbour.port())).ip(), N1, "the container, untranslated");
+    assert_eq!((web.clients().len(), neighbour.clients().len()), (2, 1));
+}
