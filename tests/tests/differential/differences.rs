@@ -11,6 +11,8 @@ use crate::story::{Content, Damage, End, Flow, Proto, Step, Story, What};
 pub struct Case<'a> {
     pub story: &'a Story,
     pub at: usize,
+    /// Whether xnat leaves forwarding to the kernel (`--kernel-path`).
+    pub on_the_kernels_path: bool,
     /// Which of the steps before have sent something out, by the kernel.
     pub left: &'a [bool],
     pub kernel: &'a [Seen],
@@ -121,6 +123,44 @@ impl Case<'_> {
 
 /// All of them.
 pub const ALL: &[Difference] = &[
+    Difference {
+        name: "identification",
+        reason: "two containers that fragment to one place must not be mixed up: what may be fragmented gets another \
+                 identification on its way out (RFC 7857 §10, RFC 6864 §5.3.1)",
+        explains: |case| {
+            let without = |seen: &[Seen]| -> Vec<Seen> {
+                let blank = |seen: &Seen| {
+                    let mut seen = seen.clone();
+                    let may_change = seen.place == Place::Far && !seen.packet.dont_fragment;
+                    seen.packet.id = if may_change { 0 } else { seen.packet.id };
+                    seen
+                };
+                seen.iter().map(blank).collect()
+            };
+            case.step().from == End::Inside && without(case.kernel) == without(case.xnat)
+        },
+    },
+    Difference {
+        name: "early fragments on the kernel's path",
+        reason: "at the uplink's egress hook nothing can be kept until the first fragment comes; without --kernel-path it is \
+                 kept at the containers' side",
+        explains: |case| {
+            let What::Fragments { order, .. } = &case.step().what else { return false };
+            let is_part =
+                |seen: &Seen| seen.place == Place::Far && seen.packet.src == NODE1 && seen.packet.is_fragment();
+            case.on_the_kernels_path
+                && case.step().from == End::Inside
+                && !order.is_sorted()
+                && case.xnat.iter().all(is_part)
+        },
+    },
+    Difference {
+        name: "damaged IP header in an error",
+        reason: "the kernel does not verify the checksum of an embedded header; xnat does, and drops the error (RFC 5508 REQ-3a)",
+        explains: |case| {
+            case.step().damage == Some(Damage::EmbeddedIpChecksum) && !case.kernel_refuses() && case.xnat_drops()
+        },
+    },
     Difference {
         name: "damaged IP header",
         reason: "the fast path does not verify the header's checksum of a flow's packet; it keeps the damage, and whoever \

@@ -36,6 +36,7 @@ const CHANCES: usize = 4;
 struct Experiment {
     kernel: Side,
     xnat: Side,
+    on_the_kernels_path: bool,
     next: u32,
     counted: BTreeMap<&'static str, usize>,
 }
@@ -50,7 +51,7 @@ impl Experiment {
     fn new(words: &'static str) -> Self {
         stay_on_one_processor();
         let (kernel, xnat) = (Side::new(Translator::Kernel), Side::new(Translator::Xnat(words)));
-        Self { kernel, xnat, next: 0, counted: BTreeMap::new() }
+        Self { kernel, xnat, on_the_kernels_path: words.contains("--kernel-path"), next: 0, counted: BTreeMap::new() }
     }
 
     /// Plays a story on both sides, step by step.
@@ -62,7 +63,14 @@ impl Experiment {
         let mut left = Vec::new();
         for (at, step) in story.steps.iter().enumerate() {
             let (by_kernel, by_xnat) = (kernel.play(&story.flows, step), xnat.play(&story.flows, step));
-            let case = Case { story, at, left: &left, kernel: &by_kernel, xnat: &by_xnat };
+            let case = Case {
+                story,
+                at,
+                on_the_kernels_path: self.on_the_kernels_path,
+                left: &left,
+                kernel: &by_kernel,
+                xnat: &by_xnat,
+            };
             if by_kernel != by_xnat {
                 let known = differences::ALL.iter().find(|difference| (difference.explains)(&case));
                 let Some(known) = known else {

@@ -149,6 +149,9 @@ impl Story {
         for _ in 0..=random.below(3) {
             let at = random.below(self.steps.len());
             let model = self.steps[at].clone();
+            if model.what != What::Packet {
+                continue;
+            }
             let flow = self.flows[model.flow];
             let mut step =
                 Step { orderly: false, damage: None, what: What::Packet, head: head(random), ..model.clone() };
