@@ -285,6 +285,8 @@ impl State {
     pub const MAPPED: u32 = 1 << 16;
     /// The flow is being moved to another port.
     pub const MOVING: u32 = 1 << 17;
+    /// A hairpin whose receiver's mapping does not let the sender in before it has sent something itself.
+    pub const HELD: u32 = 1 << 20;
     /// The flow is counted among those of its mapping with its remote address, in the mapping's own record.
     pub const REMOTE_NEAR: u32 = 1 << 18;
     /// The same, in `REMOTES`.

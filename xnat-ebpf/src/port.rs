@@ -323,7 +323,7 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
     }
     let any = port_and_time >> 16 & 1 == 1;
     let forward = ForwardKey { port, proto: key.proto, zero: 0 };
-    if any && (socket::uses(key.proto, port, now) || FORWARDS.get_ptr(&forward).is_some()) {
+    if any && socket::uses(key.proto, port, now) || FORWARDS.get_ptr(&forward).is_some() {
         return 0;
     }
     let rival = if any { Rival::Any } else { Rival::Connected };
@@ -335,6 +335,10 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
 fn reserve(found: &Found, port: Port) -> bool {
     let mut key = found.flow().key(Direction::Reply);
     key.tuple.dport = port;
+    // Whoever hairpins to itself cannot have one tuple for both directions.
+    if key == found.flow().key(Direction::Original) {
+        return false;
+    }
     if TUPLES.insert(&key, &found.in_direction(Direction::Reply).reference, u64::from(BPF_NOEXIST)).is_err() {
         return false;
     }

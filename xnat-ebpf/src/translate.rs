@@ -50,6 +50,10 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
 /// From a container or this host to a container or this host, by this host's address on the wire.
 #[inline(always)]
 pub fn hairpin(skb: Skb, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks) -> Step<Verdict> {
+    let state = found.state();
+    if state.has(State::HELD) && !state.replied() && found.direction() == Direction::Original {
+        return Err(Verdict::drop(Counter::Filtered));
+    }
     account::reopen(found, headers);
     fragment::remember(headers, Side::Inside, found, now);
     // Read before the flow is known to live still: the slot may get another one.
