@@ -26,6 +26,7 @@ mod port;
 mod programs;
 mod receive;
 mod rewrite;
+mod segment;
 mod skb;
 mod socket;
 mod tag;
