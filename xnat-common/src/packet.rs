@@ -63,10 +63,14 @@ pub mod tcp_header {
     pub const LEN: usize = 20;
     /// Sequence number, with the acknowledgement number behind it.
     pub const SEQUENCE: usize = 4;
+    /// Acknowledgement number.
+    pub const ACKNOWLEDGEMENT: usize = 8;
     /// Data offset in the upper four bits.
     pub const DATA_OFFSET: usize = 12;
     /// Flags.
     pub const FLAGS: usize = 13;
+    /// Window.
+    pub const WINDOW: usize = 14;
     /// Checksum.
     pub const CHECKSUM: usize = 16;
 }

@@ -30,6 +30,7 @@ mod quota;
 mod receive;
 mod refuse;
 mod rewrite;
+mod segment;
 mod skb;
 mod socket;
 mod tag;

@@ -256,7 +256,7 @@ fn find(headers: &Headers, side: Side, now: Ticks) -> Option<Found> {
     if headers.is_later_fragment() {
         return fragment::find(headers, side, now);
     }
-    lookup::find(&FlowKey::new(headers.tuple, headers.proto, side))
+    lookup::unless_expired(lookup::find(&FlowKey::new(headers.tuple, headers.proto, side))?, now)
 }
 
 /// One slice of collection; user space runs it through `BPF_PROG_TEST_RUN`.

@@ -13,7 +13,7 @@ use xnat_common::{Addr, Direction, Flow, FlowKey, Kind, Port, Side, Ticks, Tuple
 use xnat_tests::packet as judge;
 use xnat_tests::topology::NODE1;
 
-use crate::packet::{End, Packet};
+use crate::packet::{End, ISN, Packet};
 use crate::skb::Outcome;
 use crate::world::{Hook, INSIDE, World, now};
 
@@ -135,9 +135,13 @@ impl Known {
         self
     }
 
-    /// In this TCP state.
+    /// In this TCP state. A SYN that has been sent is that of [`crate::packet::tcp`]; of other states no windows are known.
     pub fn tcp(mut self, state: tcp::State) -> Self {
         self.0.state = State(self.0.state).with_tcp(state).0;
+        if state == tcp::State::SynSent {
+            let scale = u32::from(tcp::window::Scale::NONE.0) << 24;
+            self.0.window[0] = tcp::Window { end: ISN + 1, max_end: ISN + 1, max_window: scale | 1004 };
+        }
         self
     }
 
