@@ -16,7 +16,7 @@ use crate::lookup::{self, Found};
 use crate::parse::{IP, transport_offset};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{open, rewrite, tag};
+use crate::{hygiene, open, rewrite, tag};
 
 /// ICMP code "port unreachable".
 const PORT_UNREACHABLE: u8 = 3;
@@ -33,7 +33,7 @@ struct Embedded {
     ip: usize,
     /// Where its transport header begins.
     transport: usize,
-    /// Where the error ends; behind that is Ethernet's padding.
+    /// Where the error ends, or the packet inside if that is shorter: what follows is padding, or extensions (RFC 4884).
     end: usize,
 }
 
@@ -48,7 +48,8 @@ impl Embedded {
     }
 }
 
-/// An error from a container or a router inside, or of the host's own making: toward the wire.
+/// An error from a container or a router inside, or of the host's own making: toward the wire, or back inside if the flow
+/// is between two containers by way of this host's address.
 #[inline(always)]
 pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool, now: Ticks) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
@@ -59,14 +60,43 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool, now: Ti
         }
         return Ok(Verdict::PASS);
     };
+    let (kind, direction) = (found.flow().kind, found.direction());
+    let to = found.flow().translated(direction);
+    if Kind::side(kind, direction.opposite()) == Side::Inside {
+        // Nothing about such a flow has a way out of the uplink.
+        return if fast { back_inside(skb, config, headers, &embedded, to) } else { Ok(Verdict::PASS) };
+    }
     if fast {
         forward::check_outward(skb, config, headers)?;
     }
-    let to = found.flow().translated(found.direction());
+    check(skb, headers, &embedded)?;
     let outer = Tuple { src: config.address, dst: to.dst, ..Tuple::default() };
     let ttl = if fast { Ttl::Decrement } else { Ttl::Keep };
     rewrite(skb, headers, &embedded, to, outer, ttl)?;
     Ok(if fast { forward::to_uplink(skb, config) } else { Verdict::PASS })
+}
+
+/// An error from inside about a packet that came from inside as well, by this host's address (RFC 5508 REQ-7): `to` is
+/// the tuple of packets that go with it.
+#[inline(always)]
+fn back_inside(skb: Skb, config: &Config, headers: &Headers, embedded: &Embedded, to: Tuple) -> Step<Verdict> {
+    if to.dst == config.address {
+        // The flow is the host's own. The kernel takes nothing from an address of its own off an interface, so the error
+        // stays its sender's; the socket is found by the packet inside.
+        check(skb, headers, embedded)?;
+        let outer = Tuple { src: headers.tuple.src, dst: to.dst, ..Tuple::default() };
+        rewrite(skb, headers, embedded, to, outer, Ttl::Keep)?;
+        return Ok(Verdict::PASS);
+    }
+    let place = open::where_inside(0, to.dst);
+    // What cannot be delivered gets no answer, being an error: the host, to which it is addressed, ignores it.
+    if forward::kernel_must_answer(skb, headers, place) {
+        return Ok(Verdict::PASS);
+    }
+    check(skb, headers, embedded)?;
+    let outer = Tuple { src: config.address, dst: to.dst, ..Tuple::default() };
+    rewrite(skb, headers, embedded, to, outer, Ttl::Decrement)?;
+    Ok(forward::to_inside(skb, place.ifindex))
 }
 
 /// An error from the wire: toward the container, or the host itself.
@@ -74,6 +104,7 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool, now: Ti
 pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
     let embedded = embedded(skb, headers)?;
     let found = find(&embedded, Side::Wire).ok_or(Verdict::PASS)?;
+    check(skb, headers, &embedded)?;
     let to = found.flow().translated(found.direction());
     let outer = Tuple { src: inward_source(skb, headers, &embedded, to.src), dst: to.dst, ..Tuple::default() };
     let to_host = found.flow().kind == Kind::Host as u8;
@@ -84,6 +115,16 @@ pub fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
     }
     rewrite(skb, headers, &embedded, to, outer, Ttl::Decrement)?;
     Ok(forward::to_inside(skb, place.ifindex))
+}
+
+/// Drops an error about a known flow whose own checksum, or that of the IP header inside, is wrong (RFC 5508 REQ-3). The
+/// transport checksum inside is not verified: a router need not quote all that it covers. An error about no flow is
+/// judged by the kernel.
+#[inline(always)]
+fn check(skb: Skb, headers: &Headers, embedded: &Embedded) -> Step<()> {
+    let good = hygiene::icmp_checksum_is_good(skb, headers)
+        && hygiene::ip_checksum_is_good(skb, embedded.ip, embedded.transport - embedded.ip);
+    if good { Ok(()) } else { Err(hygiene::BAD_CHECKSUM) }
 }
 
 /// Whom an error from the wire comes from in the container's eyes. A peer's host and its containers share an address
@@ -131,7 +172,7 @@ fn embedded(skb: Skb, headers: &Headers) -> Step<Embedded> {
     let end = IP + usize::from(headers.total_len);
     let mut embedded = Embedded { tuple: Tuple::default(), proto: 0, kind: 0, ip, transport: 0, end };
     let header: [u16; ipv4::LEN / 2] = embedded.load(skb, ip).ok_or(Verdict::PASS)?;
-    let [first, _, _, fragment, ttl_proto, _, src0, src1, dst0, dst1] = header;
+    let [first, total_len, _, fragment, ttl_proto, _, src0, src1, dst0, dst1] = header;
     let version = first.to_ne_bytes()[0];
     let ip_len = usize::from(version & 0xf) << 2;
     if version >> 4 != 4 || ip_len < ipv4::LEN || u16::from_be(fragment) & ipv4::OFFSET != 0 {
@@ -140,6 +181,13 @@ fn embedded(skb: Skb, headers: &Headers) -> Step<Embedded> {
     embedded.tuple = Tuple { src: address(src0, src1), dst: address(dst0, dst1), ..Tuple::default() };
     embedded.proto = ttl_proto.to_ne_bytes()[1];
     embedded.transport = ip + ip_len;
+    let its_end = ip + usize::from(u16::from_be(total_len));
+    if its_end < end {
+        embedded.end = its_end;
+    }
+    if embedded.transport > embedded.end {
+        return Err(Verdict::PASS);
+    }
     match embedded.proto {
         proto::TCP | proto::UDP | proto::SCTP => {
             let [sport, dport]: [Port; 2] = embedded.load(skb, embedded.transport).ok_or(Verdict::PASS)?;
@@ -216,7 +264,9 @@ fn transport(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u
         None => return Err(FAILED),
     };
     let change = if field.pseudo_header { checksum::fold(translation.addresses) } else { 0 };
-    let new = checksum::update(old, u32::from(change) + u32::from(checksum::fold(translation.ports)));
+    let sum = checksum::update(old, u32::from(change) + u32::from(checksum::fold(translation.ports)));
+    // A sum of zero is written as its other form, zero being no sum (RFC 768).
+    let new = if field.optional && sum == 0 { u16::MAX } else { sum };
     skb.store(at, new)?;
     delta += checksum::delta16(old, new);
     Ok(delta)

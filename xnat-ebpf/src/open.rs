@@ -10,7 +10,7 @@ use crate::claim::{self, Opening, Refused};
 use crate::lookup::{self, Found};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{collect, forward, kernel_flow, maps};
+use crate::{collect, forward, hygiene, kernel_flow, maps};
 
 /// A packet from a container, at the inside interface `inside`.
 #[inline(always)]
@@ -34,6 +34,7 @@ pub fn from_container(skb: Skb, config: &Config, headers: &Headers, inside: u32,
         return Err(Verdict::PASS);
     }
     forward::check_outward(skb, config, headers)?;
+    hygiene::check_opening(skb, headers)?;
     claim(skb, config, &opening, now)
 }
 
@@ -153,6 +154,7 @@ pub fn from_peer(
     inside: u32,
     now: Ticks,
 ) -> Step<Found> {
+    hygiene::check_opening(skb, headers)?;
     let opening = Opening {
         proto: headers.proto,
         kind: Kind::Inbound,

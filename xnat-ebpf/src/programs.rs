@@ -14,7 +14,7 @@ use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
-    collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
+    collect, fragment, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
 };
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
@@ -35,8 +35,8 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
         return Err(Verdict::PASS);
     }
     let headers = parse::headers(skb)?;
-    if headers.ip_len > 20 && options::carry_tag(skb, &headers) {
-        return Err(Verdict::drop(Counter::InsideTag));
+    if headers.ip_len > 20 {
+        options::outward(skb, &headers)?;
     }
     if config.flags & Config::KERNEL_PATH != 0 {
         return Err(Verdict::PASS);
@@ -93,6 +93,7 @@ pub fn xnat_uplink_in(context: TcContext) -> i32 {
 fn from_wire(skb: Skb) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
     let mut headers = parse::network(skb)?;
+    hygiene::from_wire(config, &headers)?;
     if headers.tuple.dst != config.address {
         return Err(Verdict::PASS);
     }
@@ -166,8 +167,8 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
     // What the host sends in tiny fragments is its own affair; a container's would end at the gate anyway.
     parse::transport(skb, &mut headers).map_err(|drop| if is_own(&headers) { drop } else { Verdict::PASS })?;
     let headers = &headers;
-    if headers.ip_len > 20 && options::carry_tag(skb, headers) {
-        return Err(Verdict::drop(Counter::InsideTag));
+    if headers.ip_len > 20 {
+        options::outward(skb, headers)?;
     }
     let now = maps::now();
     if headers.is_icmp_error() {

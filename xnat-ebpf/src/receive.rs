@@ -12,7 +12,7 @@ use crate::maps::{self, PEERS, count};
 use crate::parse::IP;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{account, collect, fragment, icmp_error, message, open, port, tag as tags, translate};
+use crate::{account, collect, fragment, icmp_error, message, open, options, port, tag as tags, translate};
 
 /// How long after a tag a conflict may be its answer.
 const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
@@ -20,6 +20,7 @@ const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
 /// A packet on the uplink that carries options: acts on its tag, if it has one.
 #[inline(always)]
 pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> Step<()> {
+    options::inward(skb, headers)?;
     let option: [u8; tag::LEN] = match skb.load(IP + ipv4::LEN) {
         Some(option) => option,
         None => return Ok(()),
