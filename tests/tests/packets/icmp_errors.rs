@@ -480,7 +480,7 @@ fn long_and_odd_errors_keep_exact_checksums() {
     // Both headers before the quoted octets are 28: so one piece of 128, two, and the most that is verified, 2048.
     let lengths = [8, 9, 10, 11, 99, 100, 101, 227, 228, 229, 548, 1471, 1472, 2019, 2020, 2021];
     run(lengths.map(|octets| row("of any length", from_wire(octets), to_container(octets))));
-    let last = |octets| 14 + 20 + 28 + octets - 1;
+    let last = |octets: usize| 14 + 20 + 28 + octets - 1;
     run([row(
         "one that is longer is taken as good, and stays as wrong as it is",
         from_wire(2021).edited(last(2021), &[0x77]),
