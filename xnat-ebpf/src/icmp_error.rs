@@ -8,6 +8,7 @@ use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::Kind;
 use xnat_common::packet::{Headers, Icmp, icmp_header, ipv4, proto, tcp_header};
+use xnat_common::tag as option;
 use xnat_common::translate::{Translation, transport_checksum};
 use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
 
@@ -18,6 +19,8 @@ use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{hygiene, open, rewrite, tag};
 
+/// The IP option "no operation" (RFC 791 §3.1).
+const NOP: u8 = 1;
 /// ICMP code "port unreachable".
 const PORT_UNREACHABLE: u8 = 3;
 /// ICMP code "fragmentation needed and DF set".
@@ -226,15 +229,41 @@ fn rewrite(skb: Skb, headers: &Headers, embedded: &Embedded, to: Tuple, outer: T
     rewrite::packet(skb, headers, outer, ttl)
 }
 
+/// Makes a flow tag in the IP header inside "no operation", because the container has not sent it; returns the change of
+/// the sum over the options. An error about a message of ours, which is a header of its own, is nobody's: the packet that
+/// it went ahead of gets its own.
+#[inline(always)]
+fn cover_tag(skb: Skb, embedded: &Embedded) -> Step<u32> {
+    if embedded.transport - embedded.ip < ipv4::LEN + option::LEN {
+        return Ok(0);
+    }
+    let at = embedded.ip + ipv4::LEN;
+    let words: [u16; option::LEN / 2] = embedded.load(skb, at).ok_or(FAILED)?;
+    let [a, b, c, d] = words;
+    if a.to_ne_bytes()[0] != option::OPTION {
+        return Ok(0);
+    }
+    if b.to_ne_bytes()[0] & 0xf != option::Kind::Open as u8 {
+        return Err(Verdict::CONSUMED);
+    }
+    skb.store(at, [NOP; option::LEN])?;
+    let nops = u16::from_ne_bytes([NOP; 2]);
+    Ok(checksum::delta16(a, nops)
+        + checksum::delta16(b, nops)
+        + checksum::delta16(c, nops)
+        + checksum::delta16(d, nops))
+}
+
 /// Rewrites the IP header inside; returns the change of the sum around it.
 #[inline(always)]
 fn ip_header(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u32> {
     let at = embedded.ip + ipv4::CHECKSUM;
     let old: u16 = skb.load(at).ok_or(FAILED)?;
-    let new = checksum::update(old, translation.addresses);
+    let change = translation.addresses + cover_tag(skb, embedded)?;
+    let new = checksum::update(old, change);
     skb.store(at, new)?;
     skb.store(embedded.ip + ipv4::SRC, [translation.to.src, translation.to.dst])?;
-    Ok(checksum::delta16(old, new) + translation.addresses)
+    Ok(checksum::delta16(old, new) + change)
 }
 
 /// Rewrites ports and checksum inside, as far as they are there; returns the change of the sum around them.

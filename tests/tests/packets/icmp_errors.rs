@@ -10,7 +10,7 @@ use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, OUTSIDE};
 use crate::fixture::Fate::{Gone, Pass, PassAs, Redirect};
 use crate::fixture::Given::{InsideMtu, Known};
 use crate::fixture::{self, Fixture, REDIRECT, forwarded, from_host, hairpin, inbound, mapped, outside, run, to_peer};
-use crate::packet::{Packet, echo, echo_reply, icmp, icmp_error, other, tcp, udp};
+use crate::packet::{Packet, Tag, echo, echo_reply, icmp, icmp_error, other, tcp, udp};
 use crate::world::Hook::{InsideIn, UplinkIn, UplinkOut};
 use crate::world::{GATEWAY, World};
 
@@ -731,4 +731,30 @@ fn an_icmp_error_neither_refreshes_nor_ends_a_flow() {
     assert_eq!(world.run(UplinkIn, &error, false).expect("a run").action, REDIRECT);
     world.collect();
     assert_eq!(world.flows().len(), 0);
+}
+
+#[test]
+fn a_tag_inside_an_error_is_not_shown_to_the_container() {
+    let ours = || vec![Known(to_peer(proto::UDP, CONTAINER, (N2, 80), NODE2).port(MOVED.1))];
+    let sent = |kind| udp(MOVED, (NODE2, 80)).tagged(kind, N2);
+    run([
+        Fixture {
+            what: "on the packet itself",
+            at: UplinkIn,
+            given: ours(),
+            packet: icmp_error(OUTSIDE, NODE1, TIME_EXCEEDED, &sent(Tag::Open), ALL),
+            fate: Redirect(
+                icmp_error(OUTSIDE, N1, TIME_EXCEEDED, &udp(CONTAINER, (N2, 80)).options(&[1; 8]), ALL).ttl(63),
+            ),
+            counts: &[],
+        },
+        Fixture {
+            what: "an error about an announcement is nobody's, as the packet gets its own",
+            at: UplinkIn,
+            given: ours(),
+            packet: icmp_error(OUTSIDE, NODE1, TIME_EXCEEDED, &sent(Tag::Announce), 8),
+            fate: Gone,
+            counts: &[],
+        },
+    ]);
 }
