@@ -121,7 +121,8 @@ extern "C" fn step(_nth: u64, walk: *mut c_void) -> i64 {
 /// The one's complement sum over `len` bytes of the packet, `MAX` at most, and `seed`.
 #[inline(always)]
 fn sum<const MAX: usize>(skb: *mut __sk_buff, offset: u32, len: u32, seed: u32) -> Option<u32> {
-    // Whole words, of which the packet does not have to fill the last.
+    const { assert!(MAX.is_multiple_of(4), "whole words") };
+    // What the packet does not fill stays zero and adds nothing.
     let mut bytes = Chunk([0; MAX]);
     let pointer = bytes.0.as_mut_ptr();
     if len == 0 || len > MAX as u32 {
@@ -131,9 +132,10 @@ fn sum<const MAX: usize>(skb: *mut __sk_buff, offset: u32, len: u32, seed: u32) 
     if unsafe { bpf_skb_load_bytes(skb.cast(), offset, pointer.cast(), len) } != 0 {
         return None;
     }
-    // SAFETY: the source is as long as said, and that a multiple of four.
+    // A multiple of four, so this does not fail.
+    // SAFETY: the source is as long as said.
     let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, pointer.cast(), MAX as u32, seed) };
-    (sum >= 0).then_some(sum as u32)
+    Some(sum.cast_unsigned() as u32)
 }
 
 /// Bytes that the helper takes as words.

@@ -163,9 +163,10 @@ fn is_nobody_listens(skb: Skb, headers: &Headers, embedded: &Embedded) -> bool {
 
 /// The tuple of the packets that go with an error that carries a flow tag, and their protocol.
 #[inline(always)]
-pub fn answers(skb: Skb, headers: &Headers) -> Option<(Tuple, u8)> {
-    let embedded = embedded(skb, headers).ok()?;
-    Some((embedded.tuple.reversed(), embedded.proto))
+pub fn answers(skb: Skb, headers: &Headers) -> Step<(Tuple, u8)> {
+    let embedded = embedded(skb, headers).map_err(|_| Verdict::drop(Counter::TagMalformed))?;
+    check(skb, headers, &embedded)?;
+    Ok((embedded.tuple.reversed(), embedded.proto))
 }
 
 /// Reads the packet inside; what is too short or a later fragment belongs to nobody here.

@@ -82,9 +82,10 @@ pub fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {
         proto::TCP => {
             let tcp = transport_header::<{ tcp_header::LEN }>(skb, headers)?;
             ports(tcp.cast(), headers);
-            // SAFETY: the whole header is in bounds; so below.
-            headers.flags = unsafe { *tcp.add(tcp_header::FLAGS) };
-            let len = u16::from(unsafe { *tcp.add(tcp_header::DATA_OFFSET) } >> 4) << 2;
+            // SAFETY: the whole header is in bounds.
+            let (offset, flags) = unsafe { (*tcp.add(tcp_header::DATA_OFFSET) >> 4, *tcp.add(tcp_header::FLAGS)) };
+            headers.flags = flags;
+            let len = u16::from(offset) << 2;
             if len < tcp_header::LEN as u16 || u16::from(headers.ip_len) + len > headers.total_len {
                 return Err(SHORT);
             }

@@ -150,11 +150,8 @@ pub fn is_of_crossing(found: &Found) -> bool {
 /// goes on its way without the tag.
 #[inline(always)]
 fn unknown_flow(skb: Skb, headers: &mut Headers, option: [u8; tag::LEN]) -> Step<()> {
-    let (tuple, protocol) = if headers.is_icmp_error() {
-        icmp_error::answers(skb, headers).ok_or(Verdict::drop(Counter::TagMalformed))?
-    } else {
-        (headers.tuple, headers.proto)
-    };
+    let (tuple, protocol) =
+        if headers.is_icmp_error() { icmp_error::answers(skb, headers)? } else { (headers.tuple, headers.proto) };
     match lookup::find(&FlowKey::new(tuple, protocol, Side::Wire)) {
         Some(found) if is_own_to(&found, headers.tuple.src) => {
             account::mark(&found, 0, State::CONFIRMED);

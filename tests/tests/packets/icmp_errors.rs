@@ -397,7 +397,7 @@ fn extensions_stay_as_they_are() {
     run(both_ways("about a long segment", proto::TCP, |src, dst| tcp(src, dst, ACK).carrying(400), 128));
     run(both_ways("about a longer part of one", proto::TCP, |src, dst| tcp(src, dst, ACK).carrying(900), 540));
     run(both_ways("about a datagram", proto::UDP, |src, dst| udp(src, dst).carrying(300), 128));
-    run(both_ways("about a datagram that is shorter than its room", proto::UDP, |src, dst| udp(src, dst), ALL));
+    run(both_ways("about a datagram that is shorter than its room", proto::UDP, udp, ALL));
     // Its header says that it ends before TCP's checksum would come: what is there is padding, and stays zero.
     let headless = |src, dst| tcp(src, dst, ACK).fragment(0, 8);
     run(both_ways("about a fragment that ends before its checksum", proto::TCP, headless, ALL));
@@ -407,6 +407,7 @@ fn extensions_stay_as_they_are() {
 fn an_icmp_error_with_a_wrong_checksum_is_dropped() {
     let ours = || Known(outside(proto::UDP, CONTAINER, SERVER).port(MOVED.1).answered());
     let theirs = || Known(inbound(proto::UDP, (NODE2, 40000), (N1, 53)));
+    let toward_peer = || Known(to_peer(proto::UDP, CONTAINER, (N2, 80), NODE2).port(MOVED.1).answered());
     let dropped =
         |what, at, given, packet| Fixture { what, at, given: vec![given], packet, fate: Gone, counts: &[BadChecksum] };
     let inward = |octets| icmp_error(OUTSIDE, NODE1, TIME_EXCEEDED, &udp(MOVED, SERVER).carrying(1900), octets);
@@ -444,6 +445,11 @@ fn an_icmp_error_with_a_wrong_checksum_is_dropped() {
         }),
         dropped("the packet inside, from inside", InsideIn, theirs(), {
             damaged_inside(N1, NODE2, &udp((NODE2, 40000), (N1, 53)), 8)
+        }),
+        dropped("from a peer that claims to have forgotten the flow", UplinkIn, toward_peer(), {
+            icmp_error(NODE2, NODE1, PORT_UNREACHABLE, &udp(MOVED, (NODE2, 80)), 8)
+                .tagged(Tag::UnknownFlow, Ipv4Addr::UNSPECIFIED)
+                .edited(14 + 28 + 2, &[0x12, 0x34])
         }),
         Fixture {
             what: "about nothing known it is the kernel's",
