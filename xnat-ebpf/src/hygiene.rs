@@ -43,10 +43,15 @@ fn owner(address: Addr) -> Owner {
     }
 }
 
-/// Whether the kernel's own routing would leave a packet from inside alone: it stays among the containers and the host.
+/// Whether a packet from inside, or from the host itself, is one to translate: from a container to anywhere but to its
+/// neighbours and the host, or from anybody to a peer's container.
 #[inline(always)]
-pub fn stays_inside(headers: &Headers) -> bool {
-    owner(headers.tuple.dst) == Owner::Own
+pub fn is_translated(headers: &Headers) -> bool {
+    match owner(headers.tuple.dst) {
+        Owner::Own => false,
+        Owner::Peer => true,
+        Owner::Nobody => owner(headers.tuple.src) == Owner::Own,
+    }
 }
 
 /// A packet that is about to open a flow: nothing is remembered of one whose header is damaged.

@@ -9,10 +9,10 @@ use xnat_common::counter::Counter;
 use xnat_common::packet::{Headers, ipv4};
 use xnat_common::tag;
 
+use crate::hygiene;
 use crate::parse::IP;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{hygiene, maps};
 
 /// Longest option list in octets, and so the longest walk through one.
 const OPTIONS_MAX: u32 = (ipv4::LEN_MAX - ipv4::LEN) as u32;
@@ -37,8 +37,7 @@ pub fn outward(skb: Skb, headers: &Headers) -> Step<()> {
     if found & TAG != 0 {
         return Err(Verdict::drop(Counter::InsideTag));
     }
-    let translated = maps::subnet(headers.tuple.src).is_some() || maps::subnet(headers.tuple.dst).is_some();
-    if found & SOURCE_ROUTE != 0 && translated && !hygiene::stays_inside(headers) {
+    if found & SOURCE_ROUTE != 0 && hygiene::is_translated(headers) {
         return Err(Verdict::drop(Counter::SourceRoute));
     }
     Ok(())

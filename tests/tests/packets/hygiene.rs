@@ -179,6 +179,7 @@ fn source_routes_are_not_translated() {
             icmp_error(OUTSIDE, NODE1, (11, 0), &tcp(MASQUERADED, SERVER, ACK), 8).options(&loose_route()),
         ),
         pass("to the gateway", InsideIn, udp(CONTAINER, (GATEWAY, 53)).options(&loose_route())),
+        pass("from no container", InsideIn, udp((OUTSIDE, 9), SERVER).options(&loose_route())),
         pass("by another host", UplinkIn, udp(SERVER, (OUTSIDE, 53)).options(&loose_route())),
         pass("the host's own", UplinkOut, udp((NODE1, 9), SERVER).options(&loose_route())),
         Fixture {
