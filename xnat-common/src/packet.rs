@@ -55,6 +55,10 @@ pub mod ipv4 {
     pub const MF: u16 = 0x2000;
     /// The bits of the fragment offset, in host order.
     pub const OFFSET: u16 = 0x1fff;
+    /// The option "loose source and record route".
+    pub const LOOSE_SOURCE_ROUTE: u8 = 0x83;
+    /// The option "strict source and record route".
+    pub const STRICT_SOURCE_ROUTE: u8 = 0x89;
 }
 
 /// TCP (RFC 9293 §3.1), offsets from the start of its header.

@@ -15,6 +15,7 @@ mod claim;
 mod collect;
 mod forward;
 mod fragment;
+mod hygiene;
 mod icmp_error;
 mod kernel_flow;
 mod lookup;

@@ -12,7 +12,7 @@ use crate::lookup::{self, Found};
 use crate::maps::FORWARDS;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{arrive, collect, forward, kernel_flow, maps, refuse};
+use crate::{arrive, collect, forward, hygiene, kernel_flow, maps, refuse};
 
 /// A packet from a container, at the inside interface `inside`.
 #[inline(always)]
@@ -219,5 +219,6 @@ pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now:
 /// Claims a flow for a packet. A container that gets none is told so.
 #[inline(always)]
 pub fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
+    hygiene::check_opening(skb, headers)?;
     claim::claim(skb, opening, now).map_err(|counter| refuse::opening(skb, headers, opening.inside, counter, now))
 }
