@@ -10,6 +10,7 @@ pub mod config;
 pub mod counter;
 pub mod flow;
 pub mod host_port;
+pub mod hygiene;
 pub mod kernel_flow;
 pub mod mapping;
 pub mod names;

@@ -55,6 +55,10 @@ pub mod ipv4 {
     pub const MF: u16 = 0x2000;
     /// The bits of the fragment offset, in host order.
     pub const OFFSET: u16 = 0x1fff;
+    /// The option "loose source and record route".
+    pub const LOOSE_SOURCE_ROUTE: u8 = 0x83;
+    /// The option "strict source and record route".
+    pub const STRICT_SOURCE_ROUTE: u8 = 0x89;
 }
 
 /// TCP (RFC 9293 §3.1), offsets from the start of its header.
@@ -63,10 +67,14 @@ pub mod tcp_header {
     pub const LEN: usize = 20;
     /// Sequence number, with the acknowledgement number behind it.
     pub const SEQUENCE: usize = 4;
+    /// Acknowledgement number.
+    pub const ACKNOWLEDGEMENT: usize = 8;
     /// Data offset in the upper four bits.
     pub const DATA_OFFSET: usize = 12;
     /// Flags.
     pub const FLAGS: usize = 13;
+    /// Window.
+    pub const WINDOW: usize = 14;
     /// Checksum.
     pub const CHECKSUM: usize = 16;
 }

@@ -30,7 +30,7 @@ fn the_flow_record() {
         offset_of!(Flow, packets),
         offset_of!(Flow, bytes),
         offset_of!(Flow, window),
-        offset_of!(Flow, reserved),
+        offset_of!(Flow, syn),
     ];
     assert_eq!(offsets, [0, 8, 20, 32, 33, 34, 36, 40, 44, 48, 52, 56, 64, 80, 96, 120]);
     assert_eq!((size_of::<Flow>(), align_of::<Flow>()), (128, 64), "two cache lines");

@@ -167,6 +167,7 @@ fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
         (*flow).packets = [0; 2];
         (*flow).bytes = [0; 2];
         (*flow).window = [xnat_common::tcp::Window { end: 0, max_end: 0, max_window: 0 }; 2];
+        (*flow).syn = [0; 2];
         let live = word.next(now);
         // An exchange rather than a store: it orders the stores before it for readers on other processors.
         atomic::compare_and_swap(&raw mut (*flow).word, word.0, live.0);

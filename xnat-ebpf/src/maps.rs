@@ -1,6 +1,6 @@
 //! The maps. Sizes here are the defaults; user space sets those of the flow table.
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Stack};
 use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
@@ -16,6 +16,9 @@ use crate::claim::Opening;
 
 /// Slots of the flow table unless user space asks for another number.
 const FLOWS_DEFAULT: usize = 262_144;
+/// Elements are allocated when they are inserted, from the kernel's own reserve for programs (kernel 6.1): what most hosts
+/// use little of takes little.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 /// One for each port of each protocol.
 const MAPPINGS_MAX: usize = mapping::ENTRIES as usize;
 
@@ -46,13 +49,13 @@ pub static HOST_PORTS: Array<u64, { host_port::ENTRIES as usize }, { BPF_F_MMAPA
 #[btf_map]
 pub static PORTS: Array<Mapping, { mapping::ENTRIES as usize }> = Array::new();
 #[btf_map]
-pub static MOVED: HashMap<Endpoint, Port, MAPPINGS_MAX> = HashMap::new();
+pub static MOVED: HashMap<Endpoint, Port, MAPPINGS_MAX, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static REMOTES: HashMap<RemoteKey, RemoteEntry, FLOWS_DEFAULT> = HashMap::new();
+pub static REMOTES: HashMap<RemoteKey, RemoteEntry, FLOWS_DEFAULT, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static FORWARDS: HashMap<ForwardKey, Forward, 131_072> = HashMap::new();
+pub static FORWARDS: HashMap<ForwardKey, Forward, 131_072, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static QUOTAS: HashMap<Addr, u64, 65_536> = HashMap::new();
+pub static QUOTAS: HashMap<Addr, u64, 65_536, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static FULL: LruHashMap<Destination, Full, 1024> = LruHashMap::new();
 #[btf_map]

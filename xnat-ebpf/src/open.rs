@@ -3,15 +3,16 @@
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
-use xnat_common::mapping::Class;
+use xnat_common::mapping::{Class, ForwardKey};
 use xnat_common::packet::{Headers, proto};
 use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 
 use crate::claim::{self, Opening};
 use crate::lookup::{self, Found};
+use crate::maps::FORWARDS;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{arrive, collect, forward, kernel_flow, maps, refuse};
+use crate::{arrive, collect, forward, hygiene, kernel_flow, maps, refuse};
 
 /// A packet from a container, at the inside interface `inside`.
 #[inline(always)]
@@ -89,12 +90,14 @@ fn routed(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<&'st
     Ok(opening)
 }
 
-/// Whether the answers to a packet of the host's own would be taken for a flow's.
+/// Whether the answers to a packet of the host's own would be taken for a flow's, or would be forwarded.
 #[inline(always)]
 fn collides(headers: &Headers) -> bool {
+    let forward = ForwardKey { port: headers.tuple.sport, proto: headers.proto, zero: 0 };
     headers.opens()
         && Class::of(headers.proto).is_some()
-        && lookup::find(&FlowKey::new(headers.tuple.reversed(), headers.proto, Side::Wire)).is_some()
+        && (lookup::find(&FlowKey::new(headers.tuple.reversed(), headers.proto, Side::Wire)).is_some()
+            || FORWARDS.get_ptr(&forward).is_some())
 }
 
 /// Whether a flow's container has come to be behind another interface, `inside`: the flow follows it. A bridge that was
@@ -216,5 +219,6 @@ pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now:
 /// Claims a flow for a packet. A container that gets none is told so.
 #[inline(always)]
 pub fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
+    hygiene::check_opening(skb, headers)?;
     claim::claim(skb, opening, now).map_err(|counter| refuse::opening(skb, headers, opening.inside, counter, now))
 }

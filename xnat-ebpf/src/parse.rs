@@ -83,7 +83,12 @@ pub fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {
             let tcp = transport_header::<{ tcp_header::LEN }>(skb, headers)?;
             ports(tcp.cast(), headers);
             // SAFETY: the whole header is in bounds.
-            headers.flags = unsafe { *tcp.add(tcp_header::FLAGS) };
+            let (offset, flags) = unsafe { (*tcp.add(tcp_header::DATA_OFFSET) >> 4, *tcp.add(tcp_header::FLAGS)) };
+            headers.flags = flags;
+            let len = u16::from(offset) << 2;
+            if len < tcp_header::LEN as u16 || u16::from(headers.ip_len) + len > headers.total_len {
+                return Err(SHORT);
+            }
         }
         proto::UDP | proto::SCTP => {
             let udp = transport_header::<{ udp_header::LEN }>(skb, headers)?;

@@ -16,7 +16,8 @@ use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
-    arrive, collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
+    arrive, collect, fragment, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag,
+    translate,
 };
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
@@ -37,8 +38,8 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
         return Err(Verdict::PASS);
     }
     let headers = parse::headers(skb)?;
-    if headers.ip_len > 20 && options::carry_tag(skb, &headers) {
-        return Err(Verdict::drop(Counter::InsideTag));
+    if headers.ip_len > 20 {
+        options::outward(skb, &headers)?;
     }
     // What goes to this host's own address never reaches the uplink.
     if config.flags & Config::KERNEL_PATH != 0 && headers.tuple.dst != config.address {
@@ -46,7 +47,7 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     }
     let now = maps::now();
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, Place::Inside, now));
+        return Ok(icmp_error::translate(skb, &headers, Place::Inside, now));
     }
     let found = match find(&headers, Side::Inside, now) {
         Some(found) if found.flow().inside == inside.ifindex || open::follow(&found, inside.ifindex) => found,
@@ -96,6 +97,7 @@ pub fn xnat_uplink_in(context: TcContext) -> i32 {
 fn from_wire(skb: Skb) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
     let mut headers = parse::network(skb)?;
+    hygiene::from_wire(config, &headers)?;
     if headers.tuple.dst != config.address {
         return Err(Verdict::PASS);
     }
@@ -105,7 +107,7 @@ fn from_wire(skb: Skb) -> Step<Verdict> {
         receive::options(skb, config, &mut headers, now)?;
     }
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, Place::Wire, now));
+        return Ok(icmp_error::translate(skb, &headers, Place::Wire, now));
     }
     let found = match find(&headers, Side::Wire, now) {
         Some(found) if receive::is_for_host(&headers, &found) => arrive::from_wire(skb, config, &headers, now)?,
@@ -200,12 +202,12 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
     // What the host sends in tiny fragments is its own affair; a container's would end at the gate anyway.
     parse::transport(skb, &mut headers).map_err(|drop| if is_own(&headers) { drop } else { Verdict::PASS })?;
     let headers = &headers;
-    if headers.ip_len > 20 && options::carry_tag(skb, headers) {
-        return Err(Verdict::drop(Counter::InsideTag));
+    if headers.ip_len > 20 {
+        options::outward(skb, headers)?;
     }
     let now = maps::now();
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, Place::Egress, now));
+        return Ok(icmp_error::translate(skb, headers, Place::Egress, now));
     }
     let found = match find(headers, Side::Inside, now) {
         Some(found) => found,
@@ -256,7 +258,7 @@ fn find(headers: &Headers, side: Side, now: Ticks) -> Option<Found> {
     if headers.is_later_fragment() {
         return fragment::find(headers, side, now);
     }
-    lookup::find(&FlowKey::new(headers.tuple, headers.proto, side))
+    lookup::unless_expired(lookup::find(&FlowKey::new(headers.tuple, headers.proto, side))?, now)
 }
 
 /// One slice of collection; user space runs it through `BPF_PROG_TEST_RUN`.

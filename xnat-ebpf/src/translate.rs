@@ -37,7 +37,7 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
     let tagging = tag::plan(skb, config, headers, found, now);
     // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
-    if !account::account(found, headers, now) {
+    if !account::account(skb, found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
     if found.flow().kind == Kind::Mapped as u8 && !found.state().has(State::MAPPED) {
@@ -50,11 +50,15 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
 /// From a container or this host to a container or this host, by this host's address on the wire.
 #[inline(always)]
 pub fn hairpin(skb: Skb, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks) -> Step<Verdict> {
+    let state = found.state();
+    if state.has(State::HELD) && !state.replied() && found.direction() == Direction::Original {
+        return Err(Verdict::drop(Counter::Filtered));
+    }
     account::reopen(found, headers);
     fragment::remember(headers, Side::Inside, found, now);
     // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
-    if !account::account(found, headers, now) {
+    if !account::account(skb, found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
     let Some(ifindex) = open::interface_of(to.dst) else {
@@ -79,7 +83,7 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
     // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
     let (kind, remembered) = (found.flow().kind, found.flow().inside);
-    if !account::account(found, headers, now) {
+    if !account::account(skb, found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
     if kind == Kind::Host as u8 && found.direction() == Direction::Reply {

@@ -10,6 +10,7 @@ mod crossing;
 mod fixture;
 mod forgotten;
 mod fragments;
+mod hygiene;
 mod icmp_errors;
 mod mutated;
 mod object;
