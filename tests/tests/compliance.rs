@@ -36,7 +36,7 @@ fn sections() -> BTreeMap<String, Vec<Row>> {
     let mut heading = String::new();
     for line in page.lines() {
         if let Some(text) = line.strip_prefix("## ") {
-            heading = text.split(',').next().unwrap_or(text).trim().to_owned();
+            text.split(',').next().unwrap_or(text).trim().clone_into(&mut heading);
         }
         let Some(cells) = line.strip_prefix("| ").and_then(|line| line.strip_suffix(" |")) else { continue };
         let mut cells: Vec<String> = cells.split(" | ").map(|cell| cell.trim().to_owned()).collect();
@@ -66,12 +66,12 @@ fn file_of(module: &str) -> PathBuf {
 fn check(test: &str) -> Result<(), String> {
     let (module, function) = test.rsplit_once("::").expect("two parts");
     let path = file_of(module);
-    let Ok(text) = fs::read_to_string(&path) else { return Err(format!("{test}: there is no {}", path.display())) };
-    let Some(at) = text.find(&format!("fn {function}(")) else {
+    let Ok(source) = fs::read_to_string(&path) else { return Err(format!("{test}: there is no {}", path.display())) };
+    let Some(at) = source.find(&format!("fn {function}(")) else {
         return Err(format!("{test}: {} has no such function", path.display()));
     };
-    let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
-    let attributes: Vec<&str> = text[..line]
+    let line = source[..at].rfind('\n').map_or(0, |end| end + 1);
+    let attributes: Vec<&str> = source[..line]
         .lines()
         .rev()
         .map(str::trim)
@@ -82,7 +82,7 @@ fn check(test: &str) -> Result<(), String> {
     }
     // A test by itself, or one that a macro makes of each function in a list.
     let is_test = attributes.contains(&"#[test]");
-    let is_listed = text.lines().any(|line| line.trim().trim_end_matches(',') == function);
+    let is_listed = source.lines().any(|line| line.trim().trim_end_matches(',') == function);
     if is_test || is_listed { Ok(()) } else { Err(format!("{test} is no test")) }
 }
 

@@ -44,13 +44,13 @@ impl Case<'_> {
     /// it is for the host, which knows nothing of it.
     fn kernel_refuses(&self) -> bool {
         match self.step().from {
-            End::Inside => !self.kernel.is_empty() && self.kernel.iter().all(|seen| self.is_untranslated(seen)),
+            End::Inside => !self.kernel.is_empty() && self.kernel.iter().all(Self::is_untranslated),
             End::Outside => !self.kernel.iter().any(|seen| seen.place != Place::Far),
         }
     }
 
     /// Whether a packet has left with an address of the containers' network.
-    fn is_untranslated(&self, seen: &Seen) -> bool {
+    fn is_untranslated(seen: &Seen) -> bool {
         seen.place == Place::Far && seen.packet.src.octets()[..3] == container(0).octets()[..3]
     }
 

@@ -63,7 +63,7 @@ impl Experiment {
         let mut left = Vec::new();
         for (at, step) in story.steps.iter().enumerate() {
             let (by_kernel, by_xnat) = (kernel.play(&story.flows, step), xnat.play(&story.flows, step));
-            let case = Case {
+            let outcome = Case {
                 story,
                 at,
                 on_the_kernels_path: self.on_the_kernels_path,
@@ -72,13 +72,13 @@ impl Experiment {
                 xnat: &by_xnat,
             };
             if by_kernel != by_xnat {
-                let known = differences::ALL.iter().find(|difference| (difference.explains)(&case));
+                let known = differences::ALL.iter().find(|difference| (difference.explains)(&outcome));
                 let Some(known) = known else {
                     return Err(Fault { at, text: describe(&by_kernel, &by_xnat) });
                 };
                 *self.counted.entry(known.name).or_default() += 1;
             }
-            left.push(case.leaves());
+            left.push(outcome.leaves());
         }
         Ok(())
     }
@@ -157,7 +157,11 @@ fn compare(words: &'static str, stories: usize, seed: u64) {
             break;
         }
     }
-    println!("{stories} stories, {steps} steps; documented differences: {:#?}", experiment.counted);
+    println!("{stories} stories, {steps} steps");
+    for difference in differences::ALL {
+        let count = experiment.counted.get(difference.name).copied().unwrap_or_default();
+        println!("{count:6}  {}: {}", difference.name, difference.reason);
+    }
     assert!(chances <= CHANCES, "XNAT_SEED={seed}: {chances} stories with a difference that did not come again");
     assert!(
         faults.is_empty(),

@@ -92,11 +92,11 @@ impl<'a> Stage<'a> {
         match &step.what {
             What::Packet => {
                 let ends = if step.from == End::Inside { (local, server) } else { (server, public) };
-                vec![self.damaged(self.packet(flow, step, ends), step.damage)]
+                vec![damaged(self.packet(flow, step, ends), step.damage)]
             }
             What::Stray { server, server_port } => {
                 let stranger = (self.cast.server(*server), *server_port);
-                vec![self.damaged(self.packet(flow, step, (stranger, public)), step.damage)]
+                vec![damaged(self.packet(flow, step, (stranger, public)), step.damage)]
             }
             What::Fragments { ends, order } => {
                 let hosts = if step.from == End::Inside { (local, server) } else { (server, public) };
@@ -119,7 +119,7 @@ impl<'a> Stage<'a> {
                 let body = frame::message(*kind, *rest, &about);
                 let src = if *router { routers } else { own };
                 let error = Ip { id: step.head.id, ..Ip::new(src, ends.0.0, ICMP, body) };
-                vec![self.damaged(error.summed(), step.damage)]
+                vec![damaged(error.summed(), step.damage)]
             }
         }
     }
@@ -161,26 +161,6 @@ impl<'a> Stage<'a> {
         };
         if without_sum { ip } else { ip.summed() }
     }
-
-    fn damaged(&self, mut packet: Ip, damage: Option<Damage>) -> Vec<u8> {
-        if damage == Some(Damage::Checksum) {
-            let at = match packet.proto {
-                TCP => 16,
-                UDP => 6,
-                _ => 2,
-            };
-            if let Some(octet) = packet.body.get_mut(at) {
-                *octet ^= 0x55;
-            }
-        }
-        let mut octets = packet.octets();
-        match damage {
-            Some(Damage::IpChecksum) => octets[10] ^= 0x55,
-            Some(Damage::Short) => octets.truncate(octets.len() - 1),
-            Some(Damage::Checksum | Damage::EmbeddedIpChecksum) | None => {}
-        }
-        octets
-    }
 }
 
 impl Flow {
@@ -188,6 +168,27 @@ impl Flow {
     pub fn has_ports(self) -> bool {
         !matches!(self.proto, Proto::Other(_))
     }
+}
+
+/// The packet's octets, with what is to be wrong with it.
+fn damaged(mut packet: Ip, damage: Option<Damage>) -> Vec<u8> {
+    if damage == Some(Damage::Checksum) {
+        let at = match packet.proto {
+            TCP => 16,
+            UDP => 6,
+            _ => 2,
+        };
+        if let Some(octet) = packet.body.get_mut(at) {
+            *octet ^= 0x55;
+        }
+    }
+    let mut octets = packet.octets();
+    match damage {
+        Some(Damage::IpChecksum) => octets[10] ^= 0x55,
+        Some(Damage::Short) => octets.truncate(octets.len() - 1),
+        Some(Damage::Checksum | Damage::EmbeddedIpChecksum) | None => {}
+    }
+    octets
 }
 
 /// A packet with the container's own port in place of the one on the wire, and without what may differ: time, MAC addresses.

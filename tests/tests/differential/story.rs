@@ -270,7 +270,7 @@ fn life(random: &mut Random, n: usize, flow: Flow) -> Vec<Step> {
             // Now and then it is the other end that begins.
             let first = if random.chance(90) { End::Inside } else { End::Outside };
             let end = |random: &mut Random, at| if at == 0 { first } else { random.pick(&[End::Inside, End::Outside]) };
-            (0..1 + random.below(6))
+            (0..=random.below(6))
                 .map(|at| {
                     let from = end(random, at);
                     // The wire takes no longer ones from outside.
@@ -418,7 +418,7 @@ fn fragment(random: &mut Random, step: &mut Step) {
     };
     let total = header + len;
     // Whole headers in the first one.
-    let mut ends: Vec<usize> = (0..1 + random.below(2)).map(|_| 40 + random.below(total / 8) * 8).collect();
+    let mut ends: Vec<usize> = (0..=random.below(2)).map(|_| 40 + random.below(total / 8) * 8).collect();
     ends.retain(|end| *end < total);
     ends.push(total);
     ends.sort_unstable();
