@@ -14,7 +14,7 @@ use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
-    collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
+    collect, fragment, hold, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
 };
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
@@ -34,7 +34,7 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     if parse::destination_mac(skb) != Some(inside.mac) {
         return Err(Verdict::PASS);
     }
-    let headers = parse::headers(skb)?;
+    let mut headers = parse::headers(skb)?;
     if headers.ip_len > 20 && options::carry_tag(skb, &headers) {
         return Err(Verdict::drop(Counter::InsideTag));
     }
@@ -42,16 +42,23 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
         return Err(Verdict::PASS);
     }
     let now = maps::now();
+    fragment::arrive(skb, &mut headers, now)?;
+    let fate = from_container(skb, config, inside.ifindex, &headers, now);
+    fragment::settle(skb, &headers, fate)
+}
+
+#[inline(always)]
+fn from_container(skb: Skb, config: &Config, inside: u32, headers: &Headers, now: Ticks) -> Step<Verdict> {
     if headers.is_icmp_error() {
-        return icmp_error::outward(skb, config, &headers, true, now);
+        return icmp_error::outward(skb, config, headers, true, now);
     }
-    let found = match find(&headers, Side::Inside, now) {
-        Some(found) if found.flow().inside == inside.ifindex || open::follow(&found, inside.ifindex) => found,
+    let found = match find(headers, Side::Inside, now) {
+        Some(found) if found.flow().inside == inside || open::follow(&found, inside) => found,
         Some(_) => return Err(Verdict::PASS),
-        None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => open::from_container(skb, config, &headers, inside.ifindex, now)?,
+        None if headers.is_later_fragment() => return Err(Verdict::drop(Counter::FragmentUnknown)),
+        None => open::from_container(skb, config, headers, inside, now)?,
     };
-    translate::outward(skb, config, &headers, &found, now)
+    translate::outward(skb, config, headers, &found, now)
 }
 
 /// To the containers: at the bridge and at plain interfaces. Nothing is translated here; what the kernel sends is
@@ -98,16 +105,25 @@ fn from_wire(skb: Skb) -> Step<Verdict> {
     }
     parse::transport(skb, &mut headers)?;
     let now = maps::now();
+    fragment::arrive(skb, &mut headers, now)?;
+    let fate = to_us(skb, config, &mut headers, now);
+    fragment::settle(skb, &headers, fate)
+}
+
+/// A packet from the wire that is addressed to this host, its containers' flows included.
+#[inline(always)]
+fn to_us(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> Step<Verdict> {
     if headers.ip_len > 20 {
-        receive::options(skb, config, &mut headers, now)?;
+        receive::options(skb, config, headers, now)?;
     }
     if headers.is_icmp_error() {
-        return icmp_error::inward(skb, &headers);
+        return icmp_error::inward(skb, headers);
     }
-    match find(&headers, Side::Wire, now) {
-        Some(found) if receive::is_for_host(&headers, &found) => Ok(Verdict::PASS),
+    match find(headers, Side::Wire, now) {
+        Some(found) if receive::is_for_host(headers, &found) => Ok(Verdict::PASS),
         Some(found) if receive::is_of_crossing(&found) => Err(Verdict::drop(Counter::ConflictHeld)),
-        Some(found) => translate::inward(skb, &headers, &found, now),
+        Some(found) => translate::inward(skb, headers, &found, now),
+        None if headers.is_later_fragment() => Err(Verdict::drop(Counter::FragmentUnknown)),
         None => Ok(Verdict::PASS),
     }
 }
@@ -231,6 +247,7 @@ fn find(headers: &Headers, side: Side, now: Ticks) -> Option<Found> {
 pub fn xnat_collect(_context: TcContext) -> i32 {
     if let Some(config) = maps::config() {
         collect::slice(config, maps::now());
+        hold::xnat_sweep(maps::now().0);
     }
     0
 }

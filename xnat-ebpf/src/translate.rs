@@ -10,12 +10,15 @@ use crate::forward::{self, Ttl};
 use crate::lookup::Found;
 use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{account, fragment, open, rewrite, tag};
+use crate::{account, fragment, identification, open, rewrite, tag};
 
 /// From inside to the wire, on the fast path: nothing but the uplink comes after.
 #[inline(always)]
 pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now: Ticks) -> Step<Verdict> {
-    forward::check_outward(skb, config, headers)?;
+    if let Err(to_kernel) = forward::check_outward(skb, config, headers) {
+        fragment::leave_to_kernel(headers, found, now);
+        return Err(to_kernel);
+    }
     leave(skb, config, headers, found, Ttl::Decrement, now)?;
     Ok(forward::to_uplink(skb, config))
 }
@@ -38,6 +41,7 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
         return Err(Verdict::drop(Counter::FlowBusy));
     }
     rewrite::packet(skb, headers, to, ttl)?;
+    identification::change(skb, headers, found, now)?;
     tag::carry_out(skb, config, found, tagging, now)
 }
 

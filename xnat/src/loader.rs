@@ -16,7 +16,7 @@ use crate::undo::remove_tree;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("XNAT_EBPF_OBJECT"));
 
 /// The maps that are pinned. If one is missing, the others are of no use.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 18] = [
     map::CONFIG,
     map::CURSORS,
     map::COUNTERS,
@@ -29,6 +29,12 @@ const PINNED: [&str; 12] = [
     map::KERNEL_FLOWS,
     map::HOST_PORTS,
     map::FRAGMENTS,
+    map::DATAGRAMS,
+    map::DATAGRAM_KEYS,
+    map::HELD,
+    map::FRAGMENT_SOURCES,
+    map::FRAGMENT_HANDS,
+    map::SENT,
 ];
 
 /// The programs.

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use xnat_common::counter::Counter::{
-    AnnouncesReceived, FlowsOpened, FlowsReopened, FlowsReplaced, FragmentUnknown, TagMalformed, TagStranger,
-    TagSubnet, TagVersion, TagsReceived, ToKernelTtl,
+    AnnouncesReceived, FlowsOpened, FlowsReopened, FlowsReplaced, FragmentsHeld, TagMalformed, TagStranger, TagSubnet,
+    TagVersion, TagsReceived, ToKernelTtl,
 };
 use xnat_common::packet::proto;
 use xnat_common::{Direction, Side, flow::State, tcp::State as Tcp};
@@ -300,7 +300,7 @@ fn fragments_of_a_tagged_packet() {
             given: vec![],
             packet: whole().fragment(800, 800),
             fate: Gone,
-            counts: &[TagsReceived, FragmentUnknown],
+            counts: &[FragmentsHeld],
         },
     ]);
 }
