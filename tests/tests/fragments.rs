@@ -9,7 +9,7 @@ use xnat_tests::program::ping;
 use xnat_tests::raw::{Ear, Raw, send_all};
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, OUTSIDE, Reference, SUBNET1};
 use xnat_tests::xnat::{self, Xnat};
-use xnat_tests::{payload, udp};
+use xnat_tests::{payload, udp, wait};
 
 /// The second container of node1.
 const N1_SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 12);
@@ -151,6 +151,41 @@ fn fragments_of_many_datagrams_at_once_are_kept_apart() {
 }
 
 #[test]
+fn fragments_that_come_on_two_processors_at_once_find_each_other() {
+    let reference = Reference::new();
+    let xnat = start_one(&reference);
+    // However far apart they are, the receiver puts them together.
+    reference.outside.ns().set_sysctl("net/ipv4/ipfrag_max_dist", "0");
+    // A burst to neighbours whose MAC addresses are not known yet would lose packets on its own.
+    ping(reference.n1().ns(), "-c 1", ANYWHERE).expect_answered_by(ANYWHERE);
+    let ear = Ear::new(reference.outside.ns(), UDP);
+    let datagrams = 1..=24_u16;
+    let parts =
+        |nth: u16| packet(UDP, (N1, 51_000 + nth), (ANYWHERE, 5310), 0, nth.into(), 6000).parts(900 + nth, PART);
+    let (mut firsts, mut others) = (Vec::new(), Vec::new());
+    for nth in datagrams.clone() {
+        let mut all = parts(nth);
+        firsts.push(all.remove(0));
+        others.extend(all);
+    }
+    for round in 0..6 {
+        let n1 = reference.n1().ns();
+        let (one, other) = if round % 2 == 0 { (&firsts, &others) } else { (&others, &firsts) };
+        std::thread::scope(|scope| {
+            scope.spawn(|| send_all(n1, one));
+            scope.spawn(|| send_all(n1, other));
+        });
+        let mut missing: Vec<u16> = datagrams.clone().collect();
+        while !missing.is_empty() {
+            let whole = |p: &Packet, nth: u16| p.sport == 51_000 + nth && is_whole(p, nth.into(), 6000);
+            let heard = ear.expect("a datagram", |p| missing.iter().any(|nth| whole(p, *nth)));
+            missing.retain(|nth| !whole(&heard, *nth));
+        }
+    }
+    assert_eq!((xnat.counter("fragment_overlap"), xnat.counter("fragment_quota")), (0, 0));
+}
+
+#[test]
 fn fragments_between_containers_of_peers_come_in_any_order() {
     let reference = Reference::new();
     let (one, _two) = xnat::start_both(&reference);
@@ -188,7 +223,7 @@ fn fragments_for_the_host_itself_come_in_any_order() {
             let heard = expect_whole(&ear, &format!("order {nth} from {from}"), from, seed, 5000);
             assert_eq!((heard.sport, heard.ttl), (45_000 + nth, 64));
         }
-        assert_eq!(server.received().len(), 5, "from {from}");
+        wait::until_true("the server has all", wait::SOON, || server.received().len() == 5);
     }
     assert!(xnat.counter("fragments_held") > 0);
     assert_eq!(xnat.flows("").len(), 0, "what is the host's opens nothing");

@@ -381,7 +381,7 @@ impl Piece {
         if start * UNIT + octets + header > u16::MAX as u32 {
             return None;
         }
-        if !last && octets % UNIT != 0 || headers.proto == proto::TCP && start == 1 {
+        if !last && !octets.is_multiple_of(UNIT) || headers.proto == proto::TCP && start == 1 {
             return None;
         }
         Some(Self { start, end: start + octets.div_ceil(UNIT), last })

@@ -275,6 +275,44 @@ fn what_is_kept_for_a_source_has_a_quota() {
     assert_eq!(tally(world.counters()), [("fragments_held", HELD_A_SOURCE), ("fragment_quota", 10)]);
 }
 
+#[test]
+fn what_is_not_completed_within_half_a_minute_is_forgotten() {
+    let mut world = World::new();
+    let later = |id| whole(CONTAINER, SERVER).id(id).fragment(1480, 1480);
+    for id in 1..=HELD_A_SOURCE as u16 {
+        world.run(InsideIn, &later(id), false).expect("a run");
+    }
+    world.age_fragments(29);
+    world.collect();
+    assert_eq!((world.datagrams() as u64, world.counters().len()), (HELD_A_SOURCE, 1));
+    world.age_fragments(2);
+    world.collect();
+    assert_eq!(world.datagrams(), 0);
+    assert_eq!(tally(world.counters()), [("fragments_held", HELD_A_SOURCE), ("fragment_expired", HELD_A_SOURCE)]);
+    // The quota is free again, and a first fragment that comes too late has nobody to wait for.
+    world.run(InsideIn, &later(1), false).expect("a run");
+    assert_eq!(
+        world.run(InsideIn, &whole(CONTAINER, SERVER).id(2).fragment(0, 1480), false).expect("a run").action,
+        REDIRECT
+    );
+    assert_eq!(
+        tally(world.counters())[1..],
+        [("fragments_held", HELD_A_SOURCE + 1), ("fragment_expired", HELD_A_SOURCE)]
+    );
+}
+
+#[test]
+fn a_source_that_has_used_up_its_quota_gets_it_back_without_the_daemon() {
+    let mut world = World::new();
+    let first = |id| whole(CONTAINER, SERVER).id(id).fragment(0, 1480);
+    for id in 1..=DATAGRAMS_A_SOURCE as u16 {
+        world.run(InsideIn, &first(id), false).expect("a run");
+    }
+    world.age_fragments(31);
+    assert_eq!(world.run(InsideIn, &first(9999), false).expect("a run").action, REDIRECT);
+    assert_eq!(world.datagrams(), 1);
+}
+
 /// The identification of a frame.
 fn id_of(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[18], frame[19]])

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::Counter;
 use xnat_common::fragment::{
-    Datagram, DatagramKey, Fate, Fragment, FragmentKey, Handle, Sent, SentKey, Source, SourceUse,
+    Datagram, DatagramKey, Fate, Fragment, FragmentKey, Handle, Held, Sent, SentKey, Source, SourceUse,
 };
 use xnat_common::host_port;
 use xnat_common::names::{map, program};
@@ -262,6 +262,31 @@ impl World {
         datagrams.set(LAST, &datagram, 0).expect("a slot");
         let mut keys: HashMap<_, DatagramKey, u32> = map(&mut self.ebpf, map::DATAGRAM_KEYS);
         keys.insert(&key, &Handle::new(LAST, 1).0, 0).expect("a datagram");
+    }
+
+    /// Makes what is known of datagrams and their fragments older.
+    pub fn age_fragments(&mut self, seconds: u32) {
+        let ago = Ticks::from_secs(seconds).0;
+        let keys: HashMap<_, DatagramKey, u32> = map(&mut self.ebpf, map::DATAGRAM_KEYS);
+        let handles: Vec<Handle> = keys.iter().map(|entry| Handle(entry.expect("a datagram").1)).collect();
+        let mut datagrams: Array<_, Datagram> = map(&mut self.ebpf, map::DATAGRAMS);
+        for handle in handles {
+            let mut datagram = datagrams.get(&handle.slot(), 0).expect("a slot");
+            datagram.word -= u64::from(ago);
+            datagrams.set(handle.slot(), &datagram, 0).expect("a slot");
+        }
+        let mut fragments: Array<_, Held> = map(&mut self.ebpf, map::HELD);
+        for index in 0..xnat_common::fragment::HELD {
+            let mut held = fragments.get(&index, 0).expect("a slot");
+            held.time = held.time.wrapping_sub(ago);
+            fragments.set(index, &held, 0).expect("a slot");
+        }
+    }
+
+    /// How many datagrams are awaited.
+    pub fn datagrams(&mut self) -> usize {
+        let keys: HashMap<_, DatagramKey, u32> = map(&mut self.ebpf, map::DATAGRAM_KEYS);
+        keys.keys().count()
     }
 
     /// Binds a socket of the host, a listening one for TCP.
