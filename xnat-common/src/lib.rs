@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod config;
 pub mod counter;
 pub mod flow;
+pub mod fragment;
 pub mod host_port;
 pub mod hygiene;
 pub mod kernel_flow;

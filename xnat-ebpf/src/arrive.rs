@@ -8,15 +8,14 @@ use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::mapping::ForwardKey;
 use xnat_common::packet::{Headers, Icmp, proto};
-use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
+use xnat_common::{Addr, FlowKey, Port, Side, Tuple};
 
 use crate::claim::Opening;
-use crate::lookup::Found;
 use crate::maps::{self, FORWARDS, PEERS};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
 use crate::verdict::{Step, Verdict};
-use crate::{kernel_flow, mapping, open};
+use crate::{kernel_flow, mapping, open, parse};
 
 /// The container for which a packet is: address, port, kind of flow and whether it lets the sender in. One word, because
 /// the verifier rejects the copy of a structure that may be absent.
@@ -54,7 +53,9 @@ impl Target {
 
 /// From the wire.
 #[inline(always)]
-pub fn from_wire(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
+pub fn from_wire(skb: Skb) -> Step<&'static Opening> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    let headers = &parse::headers(skb)?;
     let mut target = target(skb, config, headers, Side::Wire)?;
     if target == Target::NONE {
         target = default_target(skb, config, headers)?;
@@ -71,7 +72,14 @@ pub fn from_wire(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> St
         peer: Addr::UNSPECIFIED,
         state: State::default(),
     };
-    open::claim(skb, headers, opening.note()?, now)
+    opening.note()
+}
+
+/// From this host itself, at the loopback interface.
+#[inline(always)]
+pub fn from_itself(skb: Skb) -> Step<&'static Opening> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    hairpin(skb, config, &parse::headers(skb)?, 0)
 }
 
 /// From a container, or from this host itself (`inside` is zero then), to another container by this host's address. The

@@ -11,7 +11,7 @@ use xnat_common::flow::Kind;
 use xnat_common::packet::{Headers, Icmp, icmp_header, ipv4, proto, tcp_header};
 use xnat_common::tag as option;
 use xnat_common::translate::{Translation, transport_checksum};
-use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
+use xnat_common::{Addr, FlowKey, FlowRef, Port, Side, Ticks, Tuple};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
@@ -19,7 +19,7 @@ use crate::maps;
 use crate::parse::{self, IP, transport_offset};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{hygiene, open, rewrite, tag};
+use crate::{hygiene, identification, open, rewrite, tag};
 
 /// The IP option "no operation" (RFC 791 §3.1).
 const NOP: u8 = 1;
@@ -34,6 +34,8 @@ struct Embedded {
     proto: u8,
     /// The ICMP type, if it is a message itself.
     kind: u8,
+    /// It is a later fragment, without a transport header.
+    without_ports: bool,
     /// Where its IP header begins, from the Ethernet header on.
     ip: usize,
     /// Where its transport header begins.
@@ -66,59 +68,89 @@ pub enum Place {
 }
 
 /// Translates an error, or passes what is about nothing of ours.
+///
+/// The steps are global functions, which the verifier checks once each by itself. They follow each other rather than one
+/// calling the next, because the stacks of all functions that call each other add up.
 #[inline(always)]
 pub fn translate(skb: Skb, headers: &Headers, place: Place, now: Ticks) -> Verdict {
-    // Here rather than where it counts, because the stacks of all functions that call each other add up.
-    let damaged = if is_sound(skb, headers) { 0 } else { DAMAGED };
-    Verdict::from_bits(xnat_icmp_error(skb.raw(), place as u32 | damaged, now.0))
+    let reference = xnat_error_flow(skb.raw(), place as u32, now.0);
+    if reference == NO_FLOW {
+        // Damaged or not: the kernel judges an error about no flow.
+        return Verdict::PASS;
+    }
+    if reference == LIMITED {
+        return Verdict::drop(Counter::UnknownFlowLimited);
+    }
+    if !is_sound(skb, headers) {
+        return hygiene::BAD_CHECKSUM;
+    }
+    Verdict::from_bits(xnat_icmp_error(skb.raw(), reference, place as u32))
 }
 
-/// Set beside a [`Place`]: a checksum of the error is wrong.
-const DAMAGED: u32 = 1 << 8;
+/// No flow of ours.
+const NO_FLOW: u64 = u64::MAX;
+/// None, and the peer whose flow it may be has been told of enough others.
+const LIMITED: u64 = u64::MAX - 1;
+
+/// The flow that an error is about, in the direction in which the error travels: a reference, [`NO_FLOW`] or [`LIMITED`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_error_flow(skb: *mut __sk_buff, place: u32, now: u32) -> u64 {
+    let skb = Skb::from_raw(skb);
+    let (Some(config), Ok(headers)) = (maps::config(), parse::headers(skb)) else {
+        return NO_FLOW;
+    };
+    if place == Place::Wire as u32
+        && let Some(found) = identification::of_embedded(skb, embedded_at(&headers), Ticks(now))
+    {
+        return found.reference.to_bits();
+    }
+    let Ok(embedded) = embedded(skb, &headers) else {
+        return NO_FLOW;
+    };
+    let side = if place == Place::Wire as u32 { Side::Wire } else { Side::Inside };
+    if let Some(found) = find(&embedded, side) {
+        return found.reference.to_bits();
+    }
+    // The packet may well have been of a flow that this host has forgotten.
+    let own = place == Place::Egress as u32 && headers.tuple.src == config.address;
+    if own && is_nobody_listens(skb, &headers, &embedded) && tag::add_unknown_flow(skb, &headers, Ticks(now)).is_err() {
+        return LIMITED;
+    }
+    NO_FLOW
+}
+
+/// Where the packet inside an error begins, from the Ethernet header on.
+#[inline(always)]
+fn embedded_at(headers: &Headers) -> usize {
+    transport_offset(headers) + icmp_header::LEN
+}
 
 /// Whether an error's own checksum and that of the IP header inside are right (RFC 5508 REQ-3). The transport checksum
 /// inside is not verified: a router need not quote all that it covers.
 #[inline(always)]
 fn is_sound(skb: Skb, headers: &Headers) -> bool {
-    let ip = transport_offset(headers) + icmp_header::LEN;
+    let ip = embedded_at(headers);
     let Some([first, _]) = skb.load::<[u8; 2]>(ip) else {
         return false;
     };
     hygiene::icmp_checksum_is_good(skb, headers) && hygiene::ip_checksum_is_good(skb, ip, usize::from(first & 0xf) << 2)
 }
 
-/// As [`translate`].
-///
-/// A global function, which the verifier checks once by itself, and whose stack is not that of the programs.
+/// Translates an error about the flow of `reference`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_icmp_error(skb: *mut __sk_buff, place: u32, now: u32) -> u64 {
-    let verdict = match at(Skb::from_raw(skb), place, Ticks(now)) {
-        Ok(verdict) | Err(verdict) => verdict,
-    };
+extern "C" fn xnat_icmp_error(skb: *mut __sk_buff, reference: u64, place: u32) -> u64 {
+    let (Ok(verdict) | Err(verdict)) = about(Skb::from_raw(skb), FlowRef::from_bits(reference), place);
     verdict.to_bits()
 }
 
 #[inline(always)]
-fn at(skb: Skb, place: u32, now: Ticks) -> Step<Verdict> {
+fn about(skb: Skb, reference: FlowRef, place: u32) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
+    let found = lookup::by_reference(reference).ok_or(Verdict::PASS)?;
     let headers = parse::headers(skb)?;
     let embedded = embedded(skb, &headers)?;
-    let damaged = place & DAMAGED != 0;
-    let place = place & !DAMAGED;
-    let side = if place == Place::Wire as u32 { Side::Wire } else { Side::Inside };
-    let Some(found) = find(&embedded, side) else {
-        // The packet may well have been of a flow that this host has forgotten.
-        let own = place == Place::Egress as u32 && headers.tuple.src == config.address;
-        if own && is_nobody_listens(skb, &headers, &embedded) {
-            tag::add_unknown_flow(skb, &headers, now)?;
-        }
-        // Damaged or not: the kernel judges an error about no flow.
-        return Ok(Verdict::PASS);
-    };
-    if damaged {
-        return Err(hygiene::BAD_CHECKSUM);
-    }
     if place == Place::Wire as u32 {
         return inward(skb, &headers, &embedded, &found);
     }
@@ -206,6 +238,9 @@ fn code(skb: Skb, headers: &Headers) -> u8 {
 /// The flow of the packet inside, in the direction in which the error travels.
 #[inline(always)]
 fn find(embedded: &Embedded, side: Side) -> Option<Found> {
+    if embedded.without_ports {
+        return None;
+    }
     lookup::find(&FlowKey::new(embedded.tuple.reversed(), embedded.proto, side))
 }
 
@@ -228,17 +263,18 @@ pub fn answers(skb: Skb, headers: &Headers) -> Step<(Tuple, u8)> {
     Ok((embedded.tuple.reversed(), embedded.proto))
 }
 
-/// Reads the packet inside; what is too short or a later fragment belongs to nobody here.
+/// Reads the packet inside; what is too short belongs to nobody here.
 #[inline(always)]
 fn embedded(skb: Skb, headers: &Headers) -> Step<Embedded> {
-    let ip = transport_offset(headers) + icmp_header::LEN;
+    let ip = embedded_at(headers);
     let end = IP + usize::from(headers.total_len);
-    let mut embedded = Embedded { tuple: Tuple::default(), proto: 0, kind: 0, ip, transport: 0, end };
+    let mut embedded =
+        Embedded { tuple: Tuple::default(), proto: 0, kind: 0, without_ports: false, ip, transport: 0, end };
     let header: [u16; ipv4::LEN / 2] = embedded.load(skb, ip).ok_or(Verdict::PASS)?;
     let [first, total_len, _, fragment, ttl_proto, _, src0, src1, dst0, dst1] = header;
     let version = first.to_ne_bytes()[0];
     let ip_len = usize::from(version & 0xf) << 2;
-    if version >> 4 != 4 || ip_len < ipv4::LEN || u16::from_be(fragment) & ipv4::OFFSET != 0 {
+    if version >> 4 != 4 || ip_len < ipv4::LEN {
         return Err(Verdict::PASS);
     }
     embedded.tuple = Tuple { src: address(src0, src1), dst: address(dst0, dst1), ..Tuple::default() };
@@ -250,6 +286,10 @@ fn embedded(skb: Skb, headers: &Headers) -> Step<Embedded> {
     }
     if embedded.transport > embedded.end {
         return Err(Verdict::PASS);
+    }
+    if u16::from_be(fragment) & ipv4::OFFSET != 0 {
+        embedded.without_ports = true;
+        return Ok(embedded);
     }
     match embedded.proto {
         proto::TCP | proto::UDP | proto::SCTP => {
@@ -330,6 +370,7 @@ fn ip_header(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u
 #[inline(always)]
 fn transport(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u32> {
     match embedded.proto {
+        _ if embedded.without_ports => return Ok(0),
         proto::TCP | proto::UDP | proto::SCTP => {
             skb.store(embedded.transport, [translation.to.sport, translation.to.dport])?;
         }

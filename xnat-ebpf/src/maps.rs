@@ -5,9 +5,11 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Stack
 use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{self, Counter};
+use xnat_common::fragment::{
+    self, Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse,
+};
 use xnat_common::host_port;
 use xnat_common::mapping::{self, Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
-use xnat_common::packet::{Fragment, FragmentKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::{Addr, Flow, FlowKey, FlowRef, Port, Ticks};
 
@@ -60,6 +62,18 @@ pub static QUOTAS: HashMap<Addr, u64, 65_536, ON_DEMAND> = HashMap::new();
 pub static FULL: LruHashMap<Destination, Full, 1024> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
+#[btf_map]
+pub static DATAGRAMS: Array<Datagram, { fragment::DATAGRAMS as usize }> = Array::new();
+#[btf_map]
+pub static DATAGRAM_KEYS: HashMap<DatagramKey, u32, { 2 * fragment::DATAGRAMS as usize }> = HashMap::new();
+#[btf_map]
+pub static HELD: Array<Held, { fragment::HELD as usize }> = Array::new();
+#[btf_map]
+pub static FRAGMENT_SOURCES: LruHashMap<Source, SourceUse, { 2 * fragment::DATAGRAMS as usize }> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENT_HANDS: Array<u64, 2> = Array::new();
+#[btf_map]
+pub static SENT: LruHashMap<SentKey, Sent, 16_384> = LruHashMap::new();
 
 /// The running configuration, once user space has written one.
 #[inline(always)]

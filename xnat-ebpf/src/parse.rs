@@ -56,7 +56,7 @@ pub fn network(skb: Skb) -> Step<Headers> {
         return Err(Verdict::PASS);
     }
     let tuple = Tuple { src, dst, sport: Port::NONE, dport: Port::NONE };
-    Ok(Headers { tuple, proto: protocol, ttl, flags: 0, ip_len, total_len, fragment, id })
+    Ok(Headers { tuple, proto: protocol, ttl, flags: 0, ip_len, total_len, fragment, id, datagram: 0 })
 }
 
 /// Source and destination of an IPv4 packet, whatever else is wrong with it. Frames of other VLANs are other networks'.

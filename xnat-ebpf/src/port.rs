@@ -78,15 +78,22 @@ fn take_another(skb: Skb, config: &Config, found: &Found, goal: Goal, now: Ticks
     Err(Counter::PortsExhausted)
 }
 
-/// Searches a port; if there is none, ends closed flows and searches again.
+/// Searches a port unless there is known to be none; if there is none, ends closed flows and searches again.
 #[inline(always)]
 fn search(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> u32 {
-    let reference = found.reference.to_bits();
-    let result = xnat_search_port(skb.raw(), reference, goal as u32, now.0);
-    if result != NONE || collect::xnat_reclaim(now.0) == 0 {
-        return result;
+    let (reference, goal) = (found.reference.to_bits(), goal as u32);
+    let ended = maps::flows_ended() as u32;
+    if xnat_is_full(reference, goal, ended, now.0) != 0 {
+        return NONE;
     }
-    xnat_search_port(skb.raw(), reference, goal as u32 | AGAIN, now.0)
+    let mut result = xnat_search_port(skb.raw(), reference, goal, now.0);
+    if result == NONE && collect::xnat_reclaim(now.0) != 0 {
+        result = xnat_search_port(skb.raw(), reference, goal, now.0);
+    }
+    if result == NONE {
+        xnat_note_full(reference, goal, ended, now.0);
+    }
+    result
 }
 
 /// Makes the flow a session of a mapping that its endpoint has already. `goal` is a [`Goal`], the time in the upper half.
@@ -147,23 +154,37 @@ pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
     moved
 }
 
-/// Whether a search toward `end` has just found nothing. It is worth another one in the next tick if a flow has ended,
-/// and now and then, because flows close.
-#[inline(always)]
-fn is_full(end: &Destination, ended: u32, now: Ticks) -> bool {
-    let Some(full) = FULL.get_ptr(end) else {
-        return false;
+/// Whether a search toward the same end has just found nothing. It is worth another one in the next tick if a flow has
+/// ended, and now and then, because flows close.
+///
+/// A global function, whose stack is not that of the programs; so is [`xnat_note_full`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_is_full(reference: u64, goal: u32, ended: u32, now: u32) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return 0;
+    };
+    let Some(full) = FULL.get_ptr(&end_of(found.flow(), Goal::of(goal))) else {
+        return 0;
     };
     // SAFETY: a map value, read at once.
     let Full { time, ended: then } = unsafe { full.read_volatile() };
-    let age = now.since(Ticks(time)).0;
-    age == 0 || then == ended && age < FULL_LIFETIME.0
+    let age = Ticks(now).since(Ticks(time)).0;
+    u32::from(age == 0 || then == ended && age < FULL_LIFETIME.0)
+}
+
+/// Remembers that a search has found nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_note_full(reference: u64, goal: u32, ended: u32, now: u32) -> u32 {
+    if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) {
+        let _ = FULL.insert(&end_of(found.flow(), Goal::of(goal)), &Full { time: now, ended }, 0);
+    }
+    0
 }
 
 /// A flag beside the goal: the flow's own port is not wanted.
 const OTHER: u32 = 1 << 8;
-/// Another one: what is known to be full may be so no longer.
-const AGAIN: u32 = 1 << 9;
 
 /// The search for a port.
 struct Search {
@@ -177,8 +198,8 @@ struct Search {
     found: u32,
 }
 
-/// Finds a free port for a flow and takes it, unless there is known to be none. `goal` is a [`Goal`], and perhaps
-/// [`OTHER`] and [`AGAIN`]. Returns [`KEPT`], [`CHANGED`] or [`NONE`].
+/// Finds a free port for a flow and takes it. `goal` is a [`Goal`], and perhaps [`OTHER`]. Returns [`KEPT`], [`CHANGED`] or
+/// [`NONE`].
 ///
 /// A global function, which the verifier checks once by itself; so is [`xnat_try_port`].
 #[unsafe(no_mangle)]
@@ -187,11 +208,6 @@ extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, n
     let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
         return NONE;
     };
-    let end = end_of(found.flow(), Goal::of(goal & 0xff));
-    let ended = maps::flows_ended() as u32;
-    if goal & AGAIN == 0 && is_full(&end, ended, Ticks(now)) {
-        return NONE;
-    }
     let (protocol, own) = (found.flow().proto, found.flow().reply.dport);
     let may_keep = goal & OTHER == 0 && may_keep(protocol, own, config.first_port, config.last_port);
     let goal = u64::from(now) << 32 | u64::from(goal & 0xff);
@@ -207,9 +223,6 @@ extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, n
         // No port of its class is left: an unprivileged one is better than none, but not the other way round.
         search.range = Range::new(config.first_port, config.last_port);
         search_range(&mut search);
-    }
-    if search.found == NONE {
-        let _ = FULL.insert(&end, &Full { time: now, ended }, 0);
     }
     search.found
 }

@@ -16,7 +16,7 @@ use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
-    arrive, collect, fragment, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag,
+    collect, fragment, hold, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag,
     translate,
 };
 
@@ -37,7 +37,7 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     if parse::destination_mac(skb) != Some(inside.mac) {
         return Err(Verdict::PASS);
     }
-    let headers = parse::headers(skb)?;
+    let mut headers = parse::headers(skb)?;
     if headers.ip_len > 20 {
         options::outward(skb, &headers)?;
     }
@@ -46,16 +46,23 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
         return Err(Verdict::PASS);
     }
     let now = maps::now();
+    fragment::arrive(skb, &mut headers, now)?;
+    let fate = from_container(skb, config, inside.ifindex, &headers, now);
+    fragment::settle(skb, &headers, fate)
+}
+
+#[inline(always)]
+fn from_container(skb: Skb, config: &Config, inside: u32, headers: &Headers, now: Ticks) -> Step<Verdict> {
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, &headers, Place::Inside, now));
+        return Ok(icmp_error::translate(skb, headers, Place::Inside, now));
     }
-    let found = match find(&headers, Side::Inside, now) {
-        Some(found) if found.flow().inside == inside.ifindex || open::follow(&found, inside.ifindex) => found,
+    let found = match find(headers, Side::Inside, now) {
+        Some(found) if found.flow().inside == inside || open::follow(&found, inside) => found,
         Some(_) => return Err(Verdict::PASS),
-        None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => open::from_container(skb, config, &headers, inside.ifindex, now)?,
+        None if headers.is_later_fragment() => return Err(Verdict::drop(Counter::FragmentUnknown)),
+        None => open::from_container(skb, headers, inside, now)?,
     };
-    translate::outward(skb, config, &headers, &found, now)
+    translate::outward(skb, config, headers, &found, now)
 }
 
 /// To the containers: at the bridge and at plain interfaces. Nothing is translated here; what the kernel sends is
@@ -103,20 +110,28 @@ fn from_wire(skb: Skb) -> Step<Verdict> {
     }
     parse::transport(skb, &mut headers)?;
     let now = maps::now();
+    fragment::arrive(skb, &mut headers, now)?;
+    let fate = to_us(skb, config, &mut headers, now);
+    fragment::settle(skb, &headers, fate)
+}
+
+/// A packet from the wire that is addressed to this host, its containers' flows included.
+#[inline(always)]
+fn to_us(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> Step<Verdict> {
     if headers.ip_len > 20 {
-        receive::options(skb, config, &mut headers, now)?;
+        receive::options(skb, config, headers, now)?;
     }
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, &headers, Place::Wire, now));
+        return Ok(icmp_error::translate(skb, headers, Place::Wire, now));
     }
-    let found = match find(&headers, Side::Wire, now) {
-        Some(found) if receive::is_for_host(&headers, &found) => arrive::from_wire(skb, config, &headers, now)?,
+    let found = match find(headers, Side::Wire, now) {
+        Some(found) if receive::is_for_host(headers, &found) => open::from_wire(skb, headers, now)?,
         Some(found) if receive::is_of_crossing(&found) => return Err(Verdict::drop(Counter::ConflictHeld)),
         Some(found) => found,
-        None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => arrive::from_wire(skb, config, &headers, now)?,
+        None if headers.is_later_fragment() => return Err(Verdict::drop(Counter::FragmentUnknown)),
+        None => open::from_wire(skb, headers, now)?,
     };
-    translate::inward(skb, &headers, &found, now)
+    translate::inward(skb, headers, &found, now)
 }
 
 /// From the host to itself.
@@ -143,7 +158,7 @@ fn to_itself(skb: Skb) -> Step<Verdict> {
     let found = match find(&headers, Side::Inside, now) {
         Some(found) => found,
         None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => open::to_itself(skb, config, &headers, now)?,
+        None => open::to_itself(skb, &headers, now)?,
     };
     translate::hairpin(skb, &headers, &found, Ttl::Keep, now)
 }
@@ -215,7 +230,7 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
             return Err(Verdict::drop(Counter::FragmentUnknown));
         }
         None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => match open::at_egress(skb, config, headers, now) {
+        None => match open::at_egress(skb, headers, now) {
             Ok(found) => found,
             Err(verdict) => {
                 if headers.tuple.src == config.address {
@@ -267,6 +282,7 @@ fn find(headers: &Headers, side: Side, now: Ticks) -> Option<Found> {
 pub fn xnat_collect(_context: TcContext) -> i32 {
     if let Some(config) = maps::config() {
         collect::slice(config, maps::now());
+        hold::xnat_sweep(maps::now().0);
     }
     0
 }

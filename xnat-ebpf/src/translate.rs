@@ -10,7 +10,7 @@ use crate::forward::{self, Ttl};
 use crate::lookup::Found;
 use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{account, fragment, mapping, open, rewrite, tag};
+use crate::{account, fragment, identification, mapping, open, rewrite, tag};
 
 /// From inside to the wire, on the fast path: nothing but the uplink comes after.
 #[inline(always)]
@@ -18,7 +18,10 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now:
     if let Side::Inside = Kind::side(found.flow().kind, found.direction().opposite()) {
         return hairpin(skb, headers, found, Ttl::Decrement, now);
     }
-    forward::check_outward(skb, config, headers)?;
+    if let Err(to_kernel) = forward::check_outward(skb, config, headers) {
+        fragment::leave_to_kernel(headers, found, now);
+        return Err(to_kernel);
+    }
     leave(skb, config, headers, found, Ttl::Decrement, now)?;
     Ok(forward::to_uplink(skb, config))
 }
@@ -44,6 +47,7 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
         mapping::hold(found);
     }
     rewrite::packet(skb, headers, to, ttl)?;
+    identification::change(skb, headers, found, now)?;
     tag::carry_out(skb, config, found, tagging, now)
 }
 
@@ -72,6 +76,7 @@ pub fn hairpin(skb: Skb, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks)
         return Ok(Verdict::PASS);
     }
     rewrite::packet(skb, headers, to, ttl)?;
+    identification::change(skb, headers, found, now)?;
     Ok(forward::to_inside(skb, place.ifindex))
 }
 

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use xnat_common::counter::Counter::{
-    AnnouncesReceived, DirectDestination, FlowsOpened, FlowsReopened, FlowsReplaced, FragmentUnknown, TagMalformed,
+    AnnouncesReceived, DirectDestination, FlowsOpened, FlowsReopened, FlowsReplaced, FragmentsHeld, TagMalformed,
     TagStranger, TagSubnet, TagVersion, TagsReceived, ToKernelTtl,
 };
 use xnat_common::packet::proto;
@@ -300,7 +300,7 @@ fn fragments_of_a_tagged_packet() {
             given: vec![],
             packet: whole().fragment(800, 800),
             fate: Gone,
-            counts: &[TagsReceived, FragmentUnknown],
+            counts: &[FragmentsHeld],
         },
     ]);
 }
