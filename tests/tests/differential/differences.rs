@@ -59,6 +59,8 @@ impl Case<'_> {
         let [seen] = self.xnat else { return false };
         match self.step().from {
             End::Inside => seen.place == Place::Far && seen.packet.src == NODE1,
+            // Or would have, and found it too old.
+            End::Outside if is_time_exceeded(seen) => self.step().head.ttl == 1,
             End::Outside => {
                 let container = self.flow().container;
                 seen.place == Place::Container(container) && seen.packet.dst == crate::side::container(container)
@@ -87,7 +89,7 @@ impl Case<'_> {
         earlier.any(|(step, left)| *left && wanted(self.story.flows[step.flow], step))
     }
 
-    /// Whether the question has been asked that a packet from outside is the answer to.
+    /// Whether the question has been asked that a packet from outside is the answer to, and no other under its identifier.
     fn is_asked(&self) -> bool {
         let kind = |step: &Step| if let Content::Query { kind, .. } = step.content { kind } else { 0 };
         let question = match kind(self.step()) {
@@ -95,7 +97,8 @@ impl Case<'_> {
             14 => 13,
             kind => kind,
         };
-        self.has_left(|flow, step| flow == self.flow() && kind(step) == question)
+        let asked = |is_it: bool| self.has_left(|flow, step| flow == self.flow() && (kind(step) == question) == is_it);
+        asked(true) && !asked(false)
     }
 
     /// Whether a SYN of the flow has left before.
@@ -119,6 +122,11 @@ impl Case<'_> {
     fn is_tcp(&self) -> bool {
         self.flow().proto == Proto::Tcp && !self.is_error()
     }
+}
+
+/// Whether the host has answered a packet from outside that its TTL is exhausted.
+fn is_time_exceeded(seen: &Seen) -> bool {
+    seen.place == Place::Far && (seen.packet.icmp_type, seen.packet.icmp_code) == (11, 0)
 }
 
 /// All of them.
@@ -214,15 +222,14 @@ pub const ALL: &[Difference] = &[
             let owner = |container| case.has_left(|flow, _| same(flow) && flow.container == container);
             let to_owner = |seen: &Seen| matches!(seen.place, Place::Container(container) if owner(container));
             let mapped = case.has_left(|flow, _| same(flow));
-            // What is let in may be too old to get there.
-            let is_late =
-                |seen: &Seen| seen.place == Place::Far && (seen.packet.icmp_type, seen.packet.icmp_code) == (11, 0);
-            let expired = case.step().head.ttl == 1 && case.xnat.iter().all(is_late);
-            case.step().from == End::Outside
+            let expired = case.step().head.ttl == 1 && case.xnat.iter().all(is_time_exceeded);
+            // The container may say something about what only a mapping has let in.
+            let own_error = case.step().from == End::Inside && case.is_error() && case.xnat_translates();
+            let from_outside = || case.xnat.iter().all(to_owner) || expired;
+            (own_error || case.step().from == End::Outside && from_outside())
                 && !case.is_answer()
                 && mapped
                 && case.kernel_refuses()
-                && (case.xnat.iter().all(to_owner) || expired)
         },
     },
     Difference {
@@ -246,14 +253,15 @@ pub const ALL: &[Difference] = &[
     },
     Difference {
         name: "damaged checksum",
-        reason: "the kernel does not translate a packet with a wrong transport checksum; xnat translates a flow's, still \
-                 wrong, so that whoever gets it drops it, and opens nothing for it",
+        reason: "the kernel sums up payloads, and does not translate a packet with a wrong transport checksum nor open \
+                 anything for it; xnat translates it, still wrong, so that whoever gets it drops it",
         explains: |case| {
             let wrong = || case.xnat.iter().all(|seen| seen.packet.l4_checksum == Checksum::Wrong);
-            case.step().damage == Some(Damage::Checksum)
-                && !case.is_error()
-                && (case.kernel_refuses() || case.kernel.is_empty())
-                && (case.xnat_drops() || case.xnat_translates() && wrong())
+            let damaged = |step: &Step| step.damage == Some(Damage::Checksum);
+            let opened_so = || !case.is_answer() && case.earlier(|flow, step| flow == case.flow() && damaged(step));
+            let refused = case.kernel_refuses() || case.kernel.is_empty();
+            let own = damaged(case.step()) && (case.xnat_drops() || case.xnat_translates() && wrong());
+            refused && (own && !case.is_error() || opened_so() && case.xnat_translates())
         },
     },
     Difference {
@@ -273,9 +281,8 @@ pub const ALL: &[Difference] = &[
             let by_host = |seen: &Seen| seen.place == Place::Far && seen.packet.flags & RST != 0;
             case.flow().proto == Proto::Tcp
                 && !case.is_opened()
-                && !case.kernel_refuses()
                 && match case.step().from {
-                    End::Inside => case.xnat_drops(),
+                    End::Inside => case.xnat_drops() && !case.kernel_refuses(),
                     End::Outside => case.xnat.iter().all(by_host),
                 }
         },
