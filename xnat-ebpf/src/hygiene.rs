@@ -3,6 +3,7 @@
 //! Checksums are verified where a packet makes this host remember something, and of ICMP errors, which carry somebody
 //! else's header. The rest is changed incrementally: what was wrong stays wrong, and the next hop drops it.
 
+use core::arch::asm;
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::__sk_buff;
@@ -11,15 +12,15 @@ use xnat_common::Addr;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::hygiene::{self, ICMP_VERIFIED_MAX, Owner};
-use xnat_common::packet::{Headers, ipv4};
+use xnat_common::packet::Headers;
 
 use crate::maps;
 use crate::parse::{IP, transport_offset};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 
-/// How many bytes are summed up at a time; even, so that the last piece alone may end in half a word.
-const CHUNK: usize = 128;
+/// How many bytes of a message are summed up at a time: few, because the stack is 512 bytes for all calls together.
+const CHUNK: usize = 32;
 
 /// From the wire, before anything else: drops what claims to be what it cannot.
 #[inline(always)]
@@ -72,7 +73,7 @@ pub fn ip_checksum_is_good(skb: Skb, offset: usize, len: usize) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_ip_sum(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
-    match sum::<{ ipv4::LEN_MAX }>(skb, offset, len, 0) {
+    match sum::<64>(skb, offset, len, 0) {
         Some(sum) => u32::from(hygiene::sums_up(sum)),
         None => 0,
     }
@@ -113,6 +114,9 @@ extern "C" fn xnat_icmp_sum(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
 extern "C" fn step(_nth: u64, walk: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands over the pointer that `xnat_icmp_sum` gave it.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
+    if walk.left == 0 {
+        return 1;
+    }
     let len = if walk.left < CHUNK as u32 { walk.left } else { CHUNK as u32 };
     let Some(sum) = sum::<CHUNK>(walk.skb, walk.at, len, walk.sum) else {
         return 1;
@@ -123,18 +127,21 @@ extern "C" fn step(_nth: u64, walk: *mut c_void) -> i64 {
     0
 }
 
-/// The one's complement sum over `len` bytes of the packet, `MAX` at most, and `seed`.
+/// The one's complement sum over `len` bytes of the packet, 1 to `MAX`, and `seed`. `MAX` is a power of two.
 #[inline(always)]
 fn sum<const MAX: usize>(skb: *mut __sk_buff, offset: u32, len: u32, seed: u32) -> Option<u32> {
-    const { assert!(MAX.is_multiple_of(4), "whole words") };
+    const { assert!(MAX.is_power_of_two() && MAX >= 4, "whole words, and a mask") };
     // What the packet does not fill stays zero and adds nothing.
     let mut bytes = Chunk([0; MAX]);
     let pointer = bytes.0.as_mut_ptr();
-    if len == 0 || len > MAX as u32 {
-        return None;
-    }
-    // SAFETY: the destination is as long as has just been compared.
-    if unsafe { bpf_skb_load_bytes(skb.cast(), offset, pointer.cast(), len) } != 0 {
+    let mut before_last = u64::from(len.wrapping_sub(1));
+    // The compiler knows the range and would leave the mask out, or test a copy: the verifier of kernel 6.1 then knows
+    // nothing of the length that the helper gets.
+    // SAFETY: nothing changes.
+    unsafe { asm!("{0} = {0}", inout(reg) before_last) };
+    let len = (before_last & (MAX as u64 - 1)) + 1;
+    // SAFETY: the destination is as long as the mask allows.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), offset, pointer.cast(), len as u32) } != 0 {
         return None;
     }
     // A multiple of four, so this does not fail.
