@@ -12,6 +12,7 @@ mod forgotten;
 mod fragments;
 mod hygiene;
 mod icmp_errors;
+mod mutated;
 mod object;
 mod outside;
 mod packet;
