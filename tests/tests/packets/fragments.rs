@@ -9,10 +9,11 @@ use xnat_common::packet::proto;
 use xnat_common::{Direction, Side};
 use xnat_tests::packet::SYN;
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2};
+use xnat_tests::wait;
 
 use crate::fixture::Fate::{Gone, Pass, PassAs, Redirect};
 use crate::fixture::Given::{FirstFragment, Known};
-use crate::fixture::{Fixture, PASS, REDIRECT, SHOT, datagram, inbound, outside, run, tally};
+use crate::fixture::{Fixture, MARK_DONE, PASS, REDIRECT, SHOT, datagram, inbound, outside, run, tally};
 use crate::packet::{Packet, Tag, echo, tcp, udp};
 use crate::world::Hook::{self, InsideIn, UplinkIn, UplinkOut};
 use crate::world::World;
@@ -311,6 +312,50 @@ fn a_source_that_has_used_up_its_quota_gets_it_back_without_the_daemon() {
     world.age_fragments(31);
     assert_eq!(world.run(InsideIn, &first(9999), false).expect("a run").action, REDIRECT);
     assert_eq!(world.datagrams(), 1);
+}
+
+/// Where a datagram was cut unevenly, a fragment may be too long for the uplink although the first one was not.
+#[test]
+fn a_fragment_that_the_kernel_must_cut_follows_its_datagram_there() {
+    let mut world = World::new();
+    let other = (Ipv4Addr::new(192, 168, 110, 12), 40001);
+    let long = |from, start, len| whole(from, SERVER).fragment(start, len);
+    world.run(InsideIn, &long(other, 0, 800), false).expect("a run");
+    let first = world.run(InsideIn, &long(CONTAINER, 0, 800), false).expect("a run");
+    assert_eq!(first.action, REDIRECT);
+    let rest = long(CONTAINER, 800, 2208);
+    assert_eq!(world.run(InsideIn, &rest, false).expect("a run").action, PASS);
+    // The kernel has cut it.
+    for (start, len) in [(800, 1480), (2280, 728)] {
+        let outcome = world.run(UplinkOut, &long(CONTAINER, start, len), false).expect("a run");
+        assert_eq!(outcome.action, PASS);
+        assert_ne!(id_of(&outcome.frame), ID, "the other container's datagram has that");
+        let expected = whole((NODE1, 40000), SERVER).id(id_of(&first.frame)).fragment(start, len);
+        assert_eq!(outcome.frame, expected.frame(UplinkOut.macs()));
+    }
+    assert_eq!(tally(world.counters()), [("flows_opened", 2), ("to_kernel_mtu", 1)]);
+}
+
+/// The packet itself carries the others to where they are received again.
+#[test]
+fn a_first_fragment_is_what_it_was_after_it_has_brought_the_others() {
+    let mut world = World::new();
+    world.attach(InsideIn);
+    for summed in [false, true] {
+        world.reset();
+        let (from, to) = ((N1, 40000), (NODE1, 40000));
+        for (start, len) in [(2960, 48), (1480, 1480)] {
+            let later = whole(from, SERVER).fragment(start, len);
+            assert_eq!(world.run(InsideIn, &later, false).expect("a run").action, SHOT);
+        }
+        let outcome = world.run(InsideIn, &whole(from, SERVER).fragment(0, 1480), summed).expect("a run");
+        let expected = whole(to, SERVER).fragment(0, 1480).ttl(63).frame(InsideIn.macs());
+        assert_eq!((outcome.action, outcome.mark), (REDIRECT, MARK_DONE));
+        assert_eq!(outcome.frame, expected, "summed {summed}");
+        // The others come by the hook on their own.
+        wait::until_true("all three have been translated", wait::SOON, || world.flow().packets == [3, 0]);
+        assert_eq!(tally(world.counters()), [("flows_opened", 1), ("fragments_held", 2)]);
+    }
 }
 
 /// The identification of a frame.

@@ -21,6 +21,7 @@ mod ports;
 mod receive;
 mod skb;
 mod stories;
+mod tcp;
 mod untouched;
 mod wire;
 mod world;
