@@ -265,15 +265,20 @@ fn judge(
     counted: &[(Counter, u64)],
     flows: &[Flow],
 ) -> Result<(), String> {
-    let drops: u64 = counted.iter().filter(|(counter, _)| counter.class() == Class::Drop).map(|(_, count)| count).sum();
-    match (outcome.action, drops) {
-        (SHOT, 1) => return Ok(()),
-        (SHOT, 0) if counted.iter().any(|(counter, _)| consumes(*counter)) => return Ok(()),
-        (SHOT, _) => return Err(format!("a dropped packet with {drops} drops counted")),
-        (PASS | REDIRECT, 0) => {}
-        (REDIRECT, 1) if counted.contains(&(Counter::Refusals, 1)) => return judge_refusal(frame, outcome),
-        (PASS | REDIRECT, _) => return Err("a drop is counted, and the packet goes on".to_owned()),
-        (other, _) => return Err(format!("action {other}")),
+    let dropped = |wanted: fn(Counter) -> bool| -> u64 {
+        let drops = counted.iter().filter(|(counter, _)| counter.class() == Class::Drop && wanted(*counter));
+        drops.map(|(_, count)| count).sum()
+    };
+    // Fragments that were kept may go along with the one that comes now.
+    let (own, fragments) = (dropped(|counter| !is_of_fragments(counter)), dropped(is_of_fragments));
+    match (outcome.action, own, fragments) {
+        (SHOT, 1, _) | (SHOT, 0, 1..) => return Ok(()),
+        (SHOT, 0, 0) if counted.iter().any(|(counter, _)| consumes(*counter)) => return Ok(()),
+        (SHOT, ..) => return Err(format!("a dropped packet with {own} drops counted")),
+        (PASS | REDIRECT, 0, _) => {}
+        (REDIRECT, 1, _) if counted.contains(&(Counter::Refusals, 1)) => return judge_refusal(frame, outcome),
+        (PASS | REDIRECT, ..) => return Err("a drop is counted, and the packet goes on".to_owned()),
+        (other, ..) => return Err(format!("action {other}")),
     }
     let is_sent_back = hook == Hook::UplinkIn && outcome.action == REDIRECT && outcome.frame[..6] == hook.macs()[1];
     let is_out = match hook {
@@ -335,6 +340,13 @@ fn judge_refusal(frame: &[u8], outcome: &Outcome) -> Result<(), String> {
         return Err("a refusal is a whole error about the packet".to_owned());
     }
     Ok(())
+}
+
+fn is_of_fragments(counter: Counter) -> bool {
+    matches!(
+        counter,
+        Counter::FragmentUnknown | Counter::FragmentOverlap | Counter::FragmentQuota | Counter::FragmentExpired
+    )
 }
 
 /// Messages between dataplanes, and fragments that are kept, end here without being dropped.
