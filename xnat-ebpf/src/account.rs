@@ -77,7 +77,12 @@ pub fn reopen(found: &Found, headers: &Headers) {
         return;
     }
     // What a peer must know of a flow it must be told again; what the peer has opened it knows.
-    let kept = State::ANNOUNCED | if found.flow().kind == Kind::Inbound as u8 { State::CONFIRMED } else { 0 };
+    let kept = State::ANNOUNCED
+        | State::DOOMED
+        | State::MAPPED
+        | State::REMOTE_NEAR
+        | State::REMOTE_FAR
+        | if found.flow().kind == Kind::Inbound as u8 { State::CONFIRMED } else { 0 };
     if found.change_state(old, State(old.0 & kept)) {
         // SAFETY: a field of a map value; only openings write it.
         unsafe { (*found.flow).tagged = 0 };

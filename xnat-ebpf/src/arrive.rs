@@ -41,7 +41,7 @@ pub fn from_wire(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> St
         peer: Addr::UNSPECIFIED,
         state: State::default(),
     };
-    open::claim(skb, headers, opening.note()?, now)
+    open::claim_from_wire(skb, opening.note()?, now)
 }
 
 /// From a container, or from this host itself (`inside` is zero then), to another container by this host's address. The

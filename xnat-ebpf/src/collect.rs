@@ -173,11 +173,12 @@ pub extern "C" fn xnat_reclaim(now: u32) -> u32 {
         return 0;
     };
     // SAFETY: a field of a map value.
-    let last = unsafe { (&raw const (*cursors).reclaimed).read_volatile() };
-    // SAFETY: as above.
-    if last == u64::from(now)
-        || !unsafe { atomic::compare_and_swap(&raw mut (*cursors).reclaimed, last, u64::from(now)) }
-    {
+    let first = unsafe {
+        let word = &raw mut (*cursors).reclaimed;
+        let last = word.read_volatile();
+        last != u64::from(now) && atomic::compare_and_swap(word, last, u64::from(now))
+    };
+    if !first {
         return 0;
     }
     let Some((hand, slots)) = move_hand(config, 0) else {

@@ -105,7 +105,10 @@ pub fn follow(found: &Found, inside: u32) -> bool {
     if found.flow().kind == Kind::Host as u8 || interface_of(container) != Some(inside) {
         return false;
     }
-    set_inside(found, inside);
+    // A hairpin remembers whence it was opened, not where its answers come from.
+    if found.flow().kind != Kind::Hairpin as u8 || found.direction() == Direction::Original {
+        set_inside(found, inside);
+    }
     true
 }
 
@@ -210,11 +213,17 @@ pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now:
         }
         maps::count(Counter::FlowsReplaced);
     }
-    claim(skb, headers, opening, now)
+    claim_from_wire(skb, opening, now)
 }
 
-/// Claims a flow for a packet. A container that gets none is told so.
+/// Claims a flow for a packet from inside. A container that gets none is told so.
 #[inline(always)]
-pub fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
+fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
     claim::claim(skb, opening, now).map_err(|counter| refuse::opening(skb, headers, opening.inside, counter, now))
+}
+
+/// Claims a flow for a packet from the wire. That it gets none is nobody's business inside.
+#[inline(always)]
+pub fn claim_from_wire(skb: Skb, opening: &Opening, now: Ticks) -> Step<Found> {
+    claim::claim(skb, opening, now).map_err(Verdict::drop)
 }

@@ -32,6 +32,9 @@ const CHANGED: u32 = 2;
 /// The container has all the ports that it may have.
 const QUOTA: u32 = 3;
 
+/// The port of the flow's mapping is somebody else's toward its other end.
+const CLASH: u32 = 4;
+
 /// How long a full destination is believed to be full if no flow has ended.
 const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
 
@@ -60,11 +63,13 @@ extern "C" fn xnat_take_port(skb: *mut __sk_buff, reference: u64, now: u32) -> u
         return NONE;
     };
     let flow = found.flow();
-    let goal = mapping::goal(config, flow);
+    let mut goal = mapping::goal(config, flow);
     if goal as u32 != Goal::Flow as u32 {
-        let joined = xnat_join(skb, reference.to_bits(), u64::from(now) << 32 | goal as u64);
-        if joined != NONE {
-            return joined;
+        match xnat_join(skb, reference.to_bits(), u64::from(now) << 32 | goal as u64) {
+            NONE => {}
+            // The endpoint has its mapping and gets no second one.
+            CLASH => goal = Goal::Flow,
+            joined => return joined,
         }
     }
     let quoted = flow.kind == Kind::Outside as u8 || flow.kind == Kind::Hairpin as u8 && flow.inside != 0;
@@ -115,7 +120,7 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
             _ => return NONE,
         };
     }
-    // If somebody else has the port toward this end, the flow needs another.
+    // If somebody else has the port toward this end, the flow needs another, for itself.
     if is_unused(Skb::from_raw(skb), &found, port, Rival::Connected, now) && reserve(&found, port) {
         settle(config, &found, goal);
         return if port == own { KEPT } else { CHANGED };
@@ -123,7 +128,7 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     if mapping::leave(flow, goal, port) {
         quota::give_back(flow.original.src);
     }
-    NONE
+    CLASH
 }
 
 #[inline(always)]

@@ -57,7 +57,9 @@ pub fn hairpin(skb: Skb, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks)
     if !account::account(found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
-    let Some(ifindex) = open::interface_of(to.dst) else {
+    // An answer to this host, which may have asked from an address in a subnet of its containers.
+    let to_host = found.flow().inside == 0 && found.direction() == Direction::Reply;
+    let Some(ifindex) = open::interface_of(to.dst).filter(|_| !to_host) else {
         rewrite::packet(skb, headers, to, Ttl::Keep)?;
         return Ok(forward::to_loopback(skb));
     };
