@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use xnat_common::counter::Counter::{FlowsOpened, FragmentUnknown, Malformed};
+use xnat_common::counter::Counter::{FlowsOpened, FragmentUnknown, Malformed, MappingsOpened};
 use xnat_common::packet::proto;
 use xnat_common::{Direction, Side};
 use xnat_tests::packet::SYN;
@@ -37,7 +37,7 @@ fn fragments_follow_the_first() {
             given: vec![],
             packet: whole(CONTAINER, SERVER).fragment(0, 1480),
             fate: Redirect(whole((NODE1, 40000), SERVER).fragment(0, 1480).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "the first of a ping",
@@ -45,7 +45,7 @@ fn fragments_follow_the_first() {
             given: vec![],
             packet: echo(N1, ANYWHERE, 9).carrying(2000).fragment(0, 1480),
             fate: Redirect(echo(NODE1, ANYWHERE, 9).carrying(2000).fragment(0, 1480).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "the middle",
