@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use xnat_tests::process::{self, Finished};
-use xnat_tests::topology::{N1, Reference, SUBNET1};
+use xnat_tests::topology::{N1, NODE1, Reference, SUBNET1};
 use xnat_tests::trace::Snapshot;
 use xnat_tests::wait::SOON;
 use xnat_tests::xnat::{Instance, Xnat};
@@ -235,6 +235,22 @@ fn status_tells_what_is_not_as_usual() {
     assert_eq!(json["filtering"]["tcp"], "address-dependent");
     assert_eq!((&json["ports"], &json["max_ports_per_container"]), (&json!("1024-65535"), &json!(100)));
     assert_eq!((&json["forwarded_ports"], &json["default_inbound"]), (&json!(0), &json!("192.168.110.11")));
+}
+
+#[test]
+fn connections_outlive_the_forward_by_which_they_came() {
+    let reference = Reference::new();
+    let one = start(&reference, "");
+    let outside = reference.outside.ns();
+    let _server = tcp::Server::start(reference.n1().ns(), 80, tcp::Service::Echo);
+    one.run("forward add tcp:8080=192.168.110.11:80");
+    let mut stream = tcp::expect_connect(outside, 0, (NODE1, 8080));
+    tcp::expect_echo(&mut stream, 1, 1000);
+    one.expect_flow("by the forward", |flow| flow.kind == "forward");
+    one.run("forward remove tcp:8080");
+    tcp::expect_echo(&mut stream, 2, 1000);
+    let error = tcp::connect(outside, 0, (NODE1, 8080)).expect_err("nobody has the port");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]

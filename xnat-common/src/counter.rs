@@ -74,7 +74,7 @@ counters! {
     25 TableFull "table_full" Drop "openings refused because no flow record was free";
     26 PortsExhausted "ports_exhausted" Drop "openings refused because no port was free";
     27 FlowBusy "flow_busy" Drop "openings that met a flow in the moment of its collection";
-    28 FragmentUnknown "fragment_unknown" Drop "fragments whose first fragment has not been seen";
+    28 FragmentUnknown "fragment_unknown" Drop "fragments whose first fragment was not seen, or was dropped";
     29 RewriteFailed "rewrite_failed" Drop "packets that the kernel did not let the dataplane change";
     30 ConflictHeld "conflict_held" Drop "packets held back while a conflict was being resolved";
     31 FlowReleased "flow_released" Event "flows ended because they turned out to be the kernel's own NAT's, or to lead to a peer";
@@ -97,7 +97,7 @@ counters! {
     48 BadChecksum "bad_checksum" Drop "opening packets and ICMP errors with a wrong IP or ICMP checksum";
     49 FragmentsHeld "fragments_held" Event "fragments kept until their datagram's first one came";
     50 FragmentOverlap "fragment_overlap" Drop "fragments that overlap others of their datagram, or are shaped so that they could";
-    51 FragmentQuota "fragment_quota" Drop "fragments of a source with too many unfinished datagrams";
+    51 FragmentQuota "fragment_quota" Drop "fragments of a source with too many unfinished datagrams, or too long to be kept";
     52 FragmentExpired "fragment_expired" Drop "fragments kept for a first one that did not come in time";
     53 TcpImplausible "tcp_implausible" Event "segments outside of the window, translated without effect on the flow";
 }

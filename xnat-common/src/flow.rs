@@ -45,8 +45,9 @@ pub struct Flow {
     pub bytes: [u64; 2],
     /// TCP's window as seen from each end, by [`Direction`] of the sender.
     pub window: [tcp::Window; 2],
-    /// Room for later layouts.
-    pub reserved: [u32; 2],
+    /// The sequence number behind a SYN that had no effect, by [`Direction`]: its answer shows that both ends have begun
+    /// anew.
+    pub syn: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Flow>() == 128, "two cache lines, and the layout has no padding");
@@ -289,6 +290,12 @@ impl State {
     pub const REMOTE_NEAR: u32 = 1 << 18;
     /// The same, in `REMOTES`.
     pub const REMOTE_FAR: u32 = 1 << 19;
+    /// A hairpin whose receiver's mapping does not let the sender in before it has sent something itself.
+    pub const HELD: u32 = 1 << 20;
+
+    /// What belongs to the flow rather than to the connection on it: it stays when the connection is another.
+    pub const OF_THE_FLOW: u32 =
+        Self::ANNOUNCED | Self::DOOMED | Self::MAPPED | Self::MOVING | Self::REMOTE_NEAR | Self::REMOTE_FAR;
 
     /// The TCP state; meaningless for other protocols.
     #[inline(always)]

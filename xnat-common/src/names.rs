@@ -52,8 +52,20 @@ pub mod map {
     pub const QUOTAS: &str = "QUOTAS";
     /// `LruHashMap<Destination, Full>`: toward whom no port is left.
     pub const FULL: &str = "FULL";
-    /// `LruHashMap<FragmentKey, Fragment>`: datagrams whose first fragment has passed.
+    /// `LruHashMap<FragmentKey, Fragment>`: datagrams on their way out whose first fragment has passed.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// `Array<Datagram>`: datagrams of which fragments have come in.
+    pub const DATAGRAMS: &str = "DATAGRAMS";
+    /// `HashMap<DatagramKey, u32>`: which of `DATAGRAMS`, as a `fragment::Handle`.
+    pub const DATAGRAM_KEYS: &str = "DATAGRAM_KEYS";
+    /// `Array<Held>`: fragments whose first one has not come yet.
+    pub const HELD: &str = "HELD";
+    /// `LruHashMap<Source, SourceUse>`: whose datagrams and fragments these are.
+    pub const FRAGMENT_SOURCES: &str = "FRAGMENT_SOURCES";
+    /// `Array<u64>`: where to look next for a slot in `DATAGRAMS` and in `HELD`.
+    pub const FRAGMENT_HANDS: &str = "FRAGMENT_HANDS";
+    /// `LruHashMap<SentKey, Sent>`: identifications of fragmented datagrams on the wire.
+    pub const SENT: &str = "SENT";
 }
 
 /// The version of the pinned maps' layouts; part of the pins' path, and raised whenever a layout changes.

@@ -1,9 +1,7 @@
 //! Where the fields of a packet are, and what the dataplane reads from its headers.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::flow::FlowRef;
-use crate::{Addr, Tuple};
+use crate::Tuple;
+use crate::fragment::{DatagramKey, FragmentKey};
 
 /// IP protocol numbers that are treated each in its own way.
 pub mod proto {
@@ -55,6 +53,10 @@ pub mod ipv4 {
     pub const MF: u16 = 0x2000;
     /// The bits of the fragment offset, in host order.
     pub const OFFSET: u16 = 0x1fff;
+    /// The option "loose source and record route".
+    pub const LOOSE_SOURCE_ROUTE: u8 = 0x83;
+    /// The option "strict source and record route".
+    pub const STRICT_SOURCE_ROUTE: u8 = 0x89;
 }
 
 /// TCP (RFC 9293 §3.1), offsets from the start of its header.
@@ -63,10 +65,14 @@ pub mod tcp_header {
     pub const LEN: usize = 20;
     /// Sequence number, with the acknowledgement number behind it.
     pub const SEQUENCE: usize = 4;
+    /// Acknowledgement number.
+    pub const ACKNOWLEDGEMENT: usize = 8;
     /// Data offset in the upper four bits.
     pub const DATA_OFFSET: usize = 12;
     /// Flags.
     pub const FLAGS: usize = 13;
+    /// Window.
+    pub const WINDOW: usize = 14;
     /// Checksum.
     pub const CHECKSUM: usize = 16;
 }
@@ -156,6 +162,8 @@ pub struct Headers {
     pub fragment: u16,
     /// Identification, as it lies in the packet.
     pub id: u16,
+    /// The datagram of a fragment that came in, a [`crate::fragment::Handle`]; else zero.
+    pub datagram: u32,
 }
 
 impl Headers {
@@ -191,41 +199,24 @@ impl Headers {
         }
     }
 
-    /// The key of the datagram whose fragment this is.
+    /// Whether the packet may be fragmented on its way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_be_fragmented(&self) -> bool {
+        self.fragment & ipv4::DF == 0
+    }
+
+    /// The key of the datagram whose fragment has come in on an interface.
+    #[inline(always)]
+    #[must_use]
+    pub const fn datagram_key(&self, ifindex: u32) -> DatagramKey {
+        DatagramKey { src: self.tuple.src, dst: self.tuple.dst, id: self.id, proto: self.proto, zero: 0, ifindex }
+    }
+
+    /// The key of the datagram whose fragment this is, where they come in their order.
     #[inline(always)]
     #[must_use]
     pub const fn fragment_key(&self, side: crate::Side) -> FragmentKey {
         FragmentKey { src: self.tuple.src, dst: self.tuple.dst, id: self.id, proto: self.proto, side: side as u8 }
     }
 }
-
-/// What identifies a datagram among its sender's (RFC 791 §3.2).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct FragmentKey {
-    /// Source address, as seen on `side`.
-    pub src: Addr,
-    /// Destination address, as seen on `side`.
-    pub dst: Addr,
-    /// Identification, as it lies in the packet.
-    pub id: u16,
-    /// IP protocol number.
-    pub proto: u8,
-    /// A [`crate::Side`].
-    pub side: u8,
-}
-
-/// Where the fragments of a datagram go: the flow that its first fragment belongs to.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Fragment {
-    /// The flow and the direction.
-    pub flow: FlowRef,
-    /// When the first fragment passed, in ticks.
-    pub time: u32,
-    /// Always zero.
-    pub zero: u32,
-}
-
-/// How long the fragments of a datagram may follow its first one: Linux's `ipfrag_time`.
-pub const FRAGMENT_LIFETIME: crate::Ticks = crate::Ticks::from_secs(30);

@@ -115,11 +115,17 @@ pub const fn is_due(flow: &Flow, now: Ticks) -> bool {
     !State(flow.state).has(State::CONFIRMED) && (flow.tagged < EAGER || now.since(Ticks(flow.tag_time)).0 >= REPEAT.0)
 }
 
+/// Longest IP packet that a tag is put into, tag included, in bytes: what every host has to take (RFC 791 §3.1), and no
+/// path in use is narrower. A longer one may be just what its path carries, which with the tag would be too much.
+pub const ATTACH_MAX: u32 = 576;
+
 /// Whether a tag fits into a packet, or a header of its own has to announce the flow.
 ///
-/// It fits when the packet has no options, is not a fragment, will not be cut into segments, and stays within the MTU.
+/// It fits when the packet has no options, is not a fragment, will not be cut into segments, and stays within the uplink's
+/// MTU and that of any path.
 #[inline(always)]
 #[must_use]
 pub const fn fits(headers: &crate::packet::Headers, segmented: bool, mtu: u32) -> bool {
-    headers.ip_len == 20 && !headers.is_fragment() && !segmented && headers.total_len as u32 + LEN as u32 <= mtu
+    let len = headers.total_len as u32 + LEN as u32;
+    headers.ip_len == 20 && !headers.is_fragment() && !segmented && len <= mtu && len <= ATTACH_MAX
 }

@@ -1,8 +1,10 @@
 //! TCP as a NAT sees it (RFC 5382, RFC 7857 §2), with the state names of conntrack.
 
-use bytemuck::{Pod, Zeroable};
+use crate::flow::{self, Direction, Kind};
 
-use crate::flow::{self, Direction};
+pub mod window;
+
+pub use window::{Judgement, Segment, Window};
 
 /// Flag bits of octet 13 of the TCP header (RFC 9293 §3.1).
 pub mod flags {
@@ -14,18 +16,6 @@ pub mod flags {
     pub const RST: u8 = 0x04;
     /// The acknowledgement field is valid.
     pub const ACK: u8 = 0x10;
-}
-
-/// What one end has sent and will accept; filled by the sequence checks.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Window {
-    /// Highest sequence number sent, plus one.
-    pub end: u32,
-    /// Highest sequence number that the other end has allowed.
-    pub max_end: u32,
-    /// Largest window advertised, shifted by `scale`; the scale factor is in the upper byte.
-    pub max_window: u32,
 }
 
 /// The state of a TCP connection. Numbers are part of the pinned layout.
@@ -106,12 +96,47 @@ pub const fn opens(segment: u8) -> bool {
     segment & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
 }
 
-/// The state of a flow after a segment with the flags `segment` in `direction`.
+/// The state of a flow of `kind` after a segment that was judged, with the flags `segment`.
+#[inline(always)]
+#[must_use]
+pub const fn follow(
+    state: flow::State,
+    kind: u8,
+    direction: Direction,
+    judgement: Judgement,
+    segment: u8,
+    data: bool,
+) -> flow::State {
+    match judgement {
+        Judgement::Implausible => state,
+        Judgement::Plausible => advance(state, direction, segment, data),
+        Judgement::Completes => advance(state, direction, flags::ACK, false),
+        Judgement::Restarts => reopened(state, kind).with_tcp(State::SynRecv),
+    }
+}
+
+/// The status of a flow that a SYN takes up anew: the connection's own bits go. What a peer must know of a flow it must be
+/// told again; what the peer has opened it knows.
+#[inline(always)]
+#[must_use]
+pub const fn reopened(state: flow::State, kind: u8) -> flow::State {
+    let confirmed = if kind == Kind::Inbound as u8 { flow::State::CONFIRMED } else { 0 };
+    flow::State(state.0 & (flow::State::OF_THE_FLOW | confirmed))
+}
+
+/// Whether a SYN takes a flow in this state up anew: both ends have said that they have done, or one has reset it.
+#[inline(always)]
+#[must_use]
+pub const fn can_reopen(state: State) -> bool {
+    matches!(state, State::LastAck | State::TimeWait | State::Close)
+}
+
+/// The state of a flow after a plausible segment with the flags `segment`, which carries data or does not.
 ///
 /// A segment that does not fit leaves the state as it is: a NAT is to translate it, not to judge it.
 #[inline(always)]
 #[must_use]
-pub const fn advance(state: flow::State, direction: Direction, segment: u8) -> flow::State {
+pub const fn advance(state: flow::State, direction: Direction, segment: u8, data: bool) -> flow::State {
     let tcp = state.tcp();
     if segment & flags::RST != 0 {
         return state.with_tcp(State::Close);
@@ -120,6 +145,8 @@ pub const fn advance(state: flow::State, direction: Direction, segment: u8) -> f
     if segment & flags::SYN != 0 {
         return state.with_tcp(after_syn(tcp, original, segment & flags::ACK != 0));
     }
+    // Data shows that no end has accepted the reset (RFC 7857 §2.2).
+    let state = if data && matches!(tcp, State::Close) { revived(state) } else { state };
     if segment & flags::FIN != 0 {
         return after_fin(state, original);
     }
@@ -129,12 +156,24 @@ pub const fn advance(state: flow::State, direction: Direction, segment: u8) -> f
     state
 }
 
+/// Where a connection was before it was reset; one that was never established, or had all but ended, stays as it is.
+#[inline(always)]
+const fn revived(state: flow::State) -> flow::State {
+    match (state.has(flow::State::FIN_ORIGINAL), state.has(flow::State::FIN_REPLY)) {
+        _ if !state.has(flow::State::ASSURED) => state,
+        (false, false) => state.with_tcp(State::Established),
+        (true, true) => state,
+        _ => state.with_tcp(State::CloseWait),
+    }
+}
+
 #[inline(always)]
 const fn after_syn(tcp: State, original: bool, ack: bool) -> State {
     match (tcp, original, ack) {
-        (State::None | State::TimeWait | State::Close, true, false) => State::SynSent,
+        // Either end may open a connection on a flow that is there.
+        (State::None | State::LastAck | State::TimeWait | State::Close, _, false) => State::SynSent,
         (State::SynSent, false, false) => State::SynSent2,
-        (State::SynSent, false, true) | (State::SynSent2, _, true) => State::SynRecv,
+        (State::SynSent | State::SynSent2, _, true) => State::SynRecv,
         _ => tcp,
     }
 }
@@ -159,8 +198,7 @@ const fn after_fin(state: flow::State, original: bool) -> flow::State {
 const fn after_ack(state: flow::State, original: bool) -> flow::State {
     match state.tcp() {
         // Taken up in the middle, or the end of the handshake.
-        State::None => flow::State(state.0 | flow::State::ASSURED).with_tcp(State::Established),
-        State::SynRecv if original => flow::State(state.0 | flow::State::ASSURED).with_tcp(State::Established),
+        State::None | State::SynRecv => flow::State(state.0 | flow::State::ASSURED).with_tcp(State::Established),
         State::FinWait => {
             let other = if original { flow::State::FIN_REPLY } else { flow::State::FIN_ORIGINAL };
             if state.has(other) { state.with_tcp(State::CloseWait) } else { state }

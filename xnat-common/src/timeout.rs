@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::flow::{self, Flow};
+use crate::flow::{self, Flow, Kind};
 use crate::packet::proto;
 use crate::tcp;
 use crate::time::Ticks;
@@ -63,4 +63,15 @@ impl Timeouts {
         let spent = now.since(flow::Word(flow.word).last_seen());
         Ticks(idle.0.saturating_sub(spent.0))
     }
+}
+
+/// Whether a translated packet of a flow of `kind` in `state` begins its idle time anew.
+///
+/// What leaves does (RFC 4787 REQ-6). What comes in does too, once there is a session: a mapping that its container does
+/// not answer on would otherwise live for as long as somebody outside wants. A TCP segment also has to be plausible, and
+/// a reset refreshes only as it ends the connection (RFC 7857 §2.2); ICMP errors are not of a flow and never get here.
+#[inline(always)]
+#[must_use]
+pub const fn refreshes(kind: u8, state: flow::State, from_wire: bool) -> bool {
+    !from_wire || kind != Kind::Mapped as u8 || state.replied()
 }

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use crate::config::{Config, Cursors};
+use crate::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
 use crate::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
-use crate::packet::{Fragment, FragmentKey};
 use crate::subnet::{Inside, Peer, Subnet};
 use crate::{Addr, Flow, FlowKey, FlowRef, Port};
 
@@ -33,6 +33,8 @@ map_layouts!(
     Addr,
     Config,
     Cursors,
+    Datagram,
+    DatagramKey,
     Destination,
     Endpoint,
     Flow,
@@ -43,11 +45,16 @@ map_layouts!(
     Fragment,
     FragmentKey,
     Full,
+    Held,
     Inside,
     Mapping,
     Peer,
     Port,
     RemoteEntry,
     RemoteKey,
+    Sent,
+    SentKey,
+    Source,
+    SourceUse,
     Subnet
 );

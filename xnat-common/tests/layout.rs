@@ -6,8 +6,8 @@ use std::mem::{align_of, offset_of, size_of};
 
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{CAPACITY, Counter};
+use xnat_common::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
 use xnat_common::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
-use xnat_common::packet::{Fragment, FragmentKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::timeout::Timeouts;
 use xnat_common::{Addr, Flow, FlowKey, FlowRef, Port, Tuple, tcp};
@@ -30,7 +30,7 @@ fn the_flow_record() {
         offset_of!(Flow, packets),
         offset_of!(Flow, bytes),
         offset_of!(Flow, window),
-        offset_of!(Flow, reserved),
+        offset_of!(Flow, syn),
     ];
     assert_eq!(offsets, [0, 8, 20, 32, 33, 34, 36, 40, 44, 48, 52, 56, 64, 80, 96, 120]);
     assert_eq!((size_of::<Flow>(), align_of::<Flow>()), (128, 64), "two cache lines");
@@ -59,6 +59,13 @@ fn the_other_maps() {
     assert_eq!(size_of::<Full>(), 8);
     assert_eq!(size_of::<FragmentKey>(), 12);
     assert_eq!(size_of::<Fragment>(), 16);
+    assert_eq!(size_of::<DatagramKey>(), 16);
+    assert_eq!(size_of::<Datagram>(), 1096);
+    assert_eq!(size_of::<Held>(), 9256);
+    assert_eq!(size_of::<Source>(), 8);
+    assert_eq!(size_of::<SourceUse>(), 24);
+    assert_eq!(size_of::<SentKey>(), 8);
+    assert_eq!(size_of::<Sent>(), 16);
     assert_eq!((offset_of!(FlowKey, proto), offset_of!(FlowKey, side)), (12, 13));
 }
 

@@ -28,7 +28,7 @@ type Segments = [(Direction, u8)];
 const HANDSHAKE: [(Direction, u8); 3] = [(Original, SYN), (Reply, SYN | ACK), (Original, ACK)];
 
 fn walk(segments: impl IntoIterator<Item = (Direction, u8)>) -> State {
-    let step = |state, (direction, segment)| tcp::advance(state, direction, segment);
+    let step = |state, (direction, segment)| tcp::advance(state, direction, segment, false);
     segments.into_iter().fold(State::default(), step)
 }
 
@@ -45,7 +45,10 @@ fn sequences_of_segments_lead_to_states() {
         ("SYN, refused", &[(Original, SYN), (Reply, RST | ACK)], Tcp::Close),
         ("handshake", &HANDSHAKE, Tcp::Established),
         ("handshake, then a late SYN|ACK", &[HANDSHAKE[0], HANDSHAKE[1], HANDSHAKE[2], HANDSHAKE[1]], Tcp::Established),
-        ("the answering end speaks first", &[HANDSHAKE[0], HANDSHAKE[1], (Reply, ACK)], Tcp::SynRecv),
+        ("the answering end speaks first", &[HANDSHAKE[0], HANDSHAKE[1], (Reply, ACK)], Tcp::Established),
+        ("opened by the other end", &[(Reply, SYN)], Tcp::SynSent),
+        ("and answered", &[(Reply, SYN), (Original, SYN | ACK)], Tcp::SynRecv),
+        ("and complete", &[(Reply, SYN), (Original, SYN | ACK), (Reply, ACK)], Tcp::Established),
         ("simultaneous open", &[(Original, SYN), (Reply, SYN)], Tcp::SynSent2),
         (
             "simultaneous open, acknowledged by one end",
@@ -97,7 +100,7 @@ fn connections_close() {
         ("RST in half-close", &[(Original, FIN | ACK), (Reply, ACK), (Reply, RST)], Tcp::Close),
         ("what comes after a RST", &[(Reply, RST), (Original, ACK), (Reply, FIN | ACK)], Tcp::Close),
         ("a new SYN after a RST", &[(Reply, RST), (Original, SYN)], Tcp::SynSent),
-        ("a SYN of the other end after a RST", &[(Reply, RST), (Reply, SYN)], Tcp::Close),
+        ("a SYN of the other end after a RST", &[(Reply, RST), (Reply, SYN)], Tcp::SynSent),
         ("a SYN in the middle of a connection", &[(Original, SYN)], Tcp::Established),
         ("a SYN|ACK in the middle of a connection", &[(Reply, SYN | ACK)], Tcp::Established),
     ];
@@ -122,7 +125,7 @@ fn every_segment_in_every_state_leads_to_a_defined_state() {
             let state = State(bits << 8).with_tcp(tcp);
             for direction in [Original, Reply] {
                 for segment in 0..=u8::MAX {
-                    let next = tcp::advance(state, direction, segment);
+                    let next = tcp::advance(state, direction, segment, false);
                     assert_eq!(Tcp::from_u8(next.0 as u8) as u32, next.0 & 0xff, "a defined number");
                     assert_eq!(next.0 & state.0 & !0xff, state.0 & !0xff, "no status bit is lost");
                     let gained = State::ASSURED | State::FIN_ORIGINAL | State::FIN_REPLY;

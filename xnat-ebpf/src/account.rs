@@ -1,37 +1,163 @@
 //! What a translated packet leaves behind in its flow: time, counters, state.
 
+use aya_ebpf::bindings::__sk_buff;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, proto};
-use xnat_common::{Direction, FlowRef, Side, Ticks, tcp};
+use xnat_common::tcp::window::{self, Scale};
+use xnat_common::tcp::{Judgement, Segment, Window, flags};
+use xnat_common::{Direction, FlowRef, Side, Ticks, tcp, timeout};
 
-use crate::atomic;
 use crate::lookup::{self, Found};
-use crate::maps;
+use crate::skb::Skb;
+use crate::{atomic, maps, segment};
 
 /// Stamps, counts and advances the state; false if the flow has been collected in the meantime.
 #[inline(always)]
-pub fn account(found: &Found, headers: &Headers, now: Ticks) -> bool {
-    // What is not a TCP header has no flags.
-    let flags = if headers.is_later_fragment() { 0 } else { headers.flags };
-    let (reference, len) = (found.reference.to_bits(), u32::from(headers.total_len));
-    xnat_account(reference, u32::from(headers.proto), u32::from(flags), len, now.0) != 0
+pub fn account(skb: Skb, found: &Found, headers: &Headers, now: Ticks) -> bool {
+    let reference = found.reference.to_bits();
+    // What is not a TCP header has neither numbers nor flags.
+    let effect = if headers.proto == proto::TCP && !headers.is_later_fragment() {
+        let opens = headers.flags & flags::SYN != 0;
+        let scale = if opens { segment::scale(skb, headers) } else { Scale::NONE };
+        let lengths = u32::from(headers.total_len) << 16 | u32::from(headers.ip_len) << 8 | u32::from(scale.0);
+        Effect(xnat_judge(skb.raw(), reference, lengths))
+    } else {
+        Effect::without_segment(headers.proto)
+    };
+    xnat_account(reference, effect.0, u32::from(headers.total_len), now.0) != 0
 }
 
-/// As [`account`].
+/// What a packet means for its flow, in one word: a [`Judgement`] in the lowest octet, the segment's flags in the next,
+/// and two bits above.
+#[derive(Clone, Copy)]
+struct Effect(u32);
+
+impl Effect {
+    /// The segment carries data.
+    const DATA: u32 = 1 << 16;
+    /// The packet has no TCP header.
+    const NO_SEGMENT: u32 = 1 << 17;
+    /// It is of a protocol in which an answer makes a conversation.
+    const ASSURES: u32 = 1 << 18;
+
+    #[inline(always)]
+    fn without_segment(protocol: u8) -> Self {
+        Self(Self::NO_SEGMENT | if protocol == proto::TCP { 0 } else { Self::ASSURES })
+    }
+
+    #[inline(always)]
+    fn of(judgement: Judgement, segment: &Segment) -> Self {
+        let data = if segment.payload == 0 { 0 } else { Self::DATA };
+        Self(judgement as u32 | u32::from(segment.flags) << 8 | data)
+    }
+
+    #[inline(always)]
+    const fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
+
+    #[inline(always)]
+    const fn is_reset(self) -> bool {
+        self.0 >> 8 & flags::RST as u32 != 0
+    }
+
+    /// Whether the packet has no effect on its flow.
+    #[inline(always)]
+    const fn is_none(self) -> bool {
+        !self.has(Self::NO_SEGMENT) && self.0 & 0xff == Judgement::Implausible as u32
+    }
+
+    /// The state of a flow of `kind` after the packet.
+    #[inline(always)]
+    fn on(self, state: State, kind: u8, direction: Direction, from_wire: bool) -> State {
+        // From the wire: the packet that an announcement was for has come, whatever it is.
+        let state = if from_wire { State(state.0 & !State::ANNOUNCED) } else { state };
+        if self.is_none() {
+            return state;
+        }
+        let state = if self.has(Self::NO_SEGMENT) {
+            state
+        } else {
+            tcp::follow(
+                state,
+                kind,
+                direction,
+                Judgement::from_u8(self.0 as u8),
+                (self.0 >> 8) as u8,
+                self.has(Self::DATA),
+            )
+        };
+        if direction == Direction::Original {
+            return state;
+        }
+        let assured = if self.has(Self::ASSURES) { State::ASSURED } else { 0 };
+        State(state.0 | State::REPLIED | State::CONFIRMED | assured)
+    }
+}
+
+/// Judges a TCP segment and takes over what it says of the windows; returns its [`Effect`]. `lengths` are the total length
+/// (upper half), the length of the IP header (next octet) and, of a SYN, its [`Scale`].
 ///
 /// A global function, which the verifier checks once by itself: inlined, its branches would multiply everything that
 /// comes after it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_account(reference: u64, protocol: u32, flags: u32, len: u32, now: u32) -> u32 {
+extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u32 {
     let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
         return 0;
     };
-    if !found.refresh(Ticks(now)) {
+    // A header that claims to be longer than its packet is no segment of anything.
+    let Some(segment) = segment::read(Skb::from_raw(skb), lengths) else {
+        return 0;
+    };
+    let direction = found.direction();
+    let (here, there) = (direction as usize, direction.opposite() as usize);
+    // SAFETY: fields of a map value; the directions are 0 and 1. What becomes of stores that lose a race is said at
+    // `Window`.
+    let (sender, receiver, sent, received) = unsafe {
+        let windows = (&raw mut (*found.flow).window).cast::<Window>();
+        let noted = (&raw mut (*found.flow).syn).cast::<u32>();
+        (&mut *windows.add(here), &mut *windows.add(there), noted.add(here), noted.add(there))
+    };
+    // SAFETY: as above.
+    let noted = unsafe { received.read_volatile() };
+    let judgement = window::judge(found.state().tcp(), sender, receiver, noted, &segment);
+    // SAFETY: as above.
+    unsafe {
+        match judgement {
+            Judgement::Implausible if tcp::opens(segment.flags) => sent.write_volatile(segment.end()),
+            Judgement::Restarts => received.write_volatile(0),
+            _ => {}
+        }
+    }
+    Effect::of(judgement, &segment).0
+}
+
+/// Stamps and counts a packet of `len` octets and advances the state by its `effect`; zero if the flow has been collected
+/// in the meantime. A global function as well.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return 0;
+    };
+    let effect = Effect(effect);
+    let (kind, direction) = (found.flow().kind, found.direction());
+    let from_wire = Kind::side(kind, direction) == Side::Wire;
+    let old = found.state();
+    let new = effect.on(old, kind, direction, from_wire);
+    let refreshes = !effect.is_none()
+        && timeout::refreshes(kind, old, from_wire)
+        && !(effect.is_reset() && new.tcp() as u8 == old.tcp() as u8);
+    if refreshes && !found.refresh(Ticks(now)) {
         return 0;
     }
-    let direction = found.direction();
+    if effect.is_none() {
+        maps::count(Counter::TcpImplausible);
+    } else if effect.0 & 0xff == Judgement::Restarts as u32 {
+        maps::count(Counter::FlowsReopened);
+    }
     // SAFETY: fields of a map value; the direction is 0 or 1.
     unsafe {
         let packets = (&raw mut (*found.flow).packets).cast::<u64>();
@@ -39,53 +165,41 @@ extern "C" fn xnat_account(reference: u64, protocol: u32, flags: u32, len: u32, 
         atomic::add(packets.add(direction as usize), 1);
         atomic::add(bytes.add(direction as usize), u64::from(len));
     }
-    // Another processor may be at the same flow; whoever loses looks again.
-    for _ in 0..4 {
-        let old = found.state();
-        let from_wire = Kind::side(found.flow().kind, direction) == Side::Wire;
-        let new = next_state(old, direction, from_wire, protocol as u8, flags as u8);
-        if new == old || found.change_state(old, new) {
-            break;
-        }
-    }
+    change(&found, |old| effect.on(old, kind, direction, from_wire));
     1
 }
 
-/// The state of a flow after a packet.
+/// Changes the state. Another processor may be at the same flow; whoever loses looks again.
 #[inline(always)]
-fn next_state(old: State, direction: Direction, from_wire: bool, protocol: u8, flags: u8) -> State {
-    // From the wire: the packet that an announcement was for has come.
-    let mut state = if from_wire { State(old.0 & !State::ANNOUNCED) } else { old };
-    if direction == Direction::Reply {
-        state.0 |= State::REPLIED | State::CONFIRMED;
-        if protocol != proto::TCP {
-            state.0 |= State::ASSURED;
+fn change(found: &Found, next: impl Fn(State) -> State) {
+    for _ in 0..4 {
+        let old = found.state();
+        let new = next(old);
+        if new == old || found.change_state(old, new) {
+            return;
         }
     }
-    if protocol == proto::TCP { tcp::advance(state, direction, flags) } else { state }
 }
 
 /// Takes up a closed TCP flow anew when `headers` open a connection on it.
 #[inline(always)]
 pub fn reopen(found: &Found, headers: &Headers) {
-    let opens = headers.proto == proto::TCP && tcp::opens(headers.flags);
-    if !opens || found.direction() != Direction::Original {
+    // Later fragments have no flags.
+    if headers.proto != proto::TCP || !tcp::opens(headers.flags) {
         return;
     }
     let old = found.state();
-    if !old.tcp().is_over() {
+    if !tcp::can_reopen(old.tcp()) {
         return;
     }
-    // What a peer must know of a flow it must be told again; what the peer has opened it knows.
-    let kept = State::ANNOUNCED
-        | State::DOOMED
-        | State::MAPPED
-        | State::REMOTE_NEAR
-        | State::REMOTE_FAR
-        | if found.flow().kind == Kind::Inbound as u8 { State::CONFIRMED } else { 0 };
-    if found.change_state(old, State(old.0 & kept)) {
-        // SAFETY: a field of a map value; only openings write it.
-        unsafe { (*found.flow).tagged = 0 };
+    if found.change_state(old, tcp::reopened(old, found.flow().kind)) {
+        // SAFETY: fields of a map value. Whoever has changed the state does this; a segment that is judged in between is
+        // at worst one of the connection that is over.
+        unsafe {
+            (*found.flow).tagged = 0;
+            (*found.flow).window = [Window { end: 0, max_end: 0, max_window: 0 }; 2];
+            (*found.flow).syn = [0; 2];
+        }
         maps::count(Counter::FlowsReopened);
     }
 }
@@ -93,10 +207,5 @@ pub fn reopen(found: &Found, headers: &Headers) {
 /// Sets status bits, and clears others.
 #[inline(always)]
 pub fn mark(found: &Found, set: u32, clear: u32) {
-    for _ in 0..4 {
-        let old = found.state();
-        if found.change_state(old, State(old.0 & !clear | set)) {
-            return;
-        }
-    }
+    change(found, |old| State(old.0 & !clear | set));
 }

@@ -8,69 +8,111 @@ use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::mapping::ForwardKey;
 use xnat_common::packet::{Headers, Icmp, proto};
-use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
+use xnat_common::{Addr, FlowKey, Port, Side, Tuple};
 
 use crate::claim::Opening;
-use crate::lookup::Found;
 use crate::maps::{self, FORWARDS, PEERS};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
 use crate::verdict::{Step, Verdict};
-use crate::{kernel_flow, mapping, open};
+use crate::{kernel_flow, mapping, open, parse};
 
-/// The container for which a packet is.
-struct Target {
-    kind: Kind,
-    address: Addr,
-    port: Port,
+/// The container for which a packet is: address, port, kind of flow and whether it lets the sender in. One word, because
+/// the verifier rejects the copy of a structure that may be absent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Target(u64);
+
+impl Target {
+    const NONE: Self = Self(0);
+
+    #[inline(always)]
+    fn new(kind: Kind, address: Addr, port: Port, admits: bool) -> Self {
+        Self((address.0 as u64) << 32 | (port.0 as u64) << 16 | (kind as u64) << 8 | u64::from(admits))
+    }
+
+    #[inline(always)]
+    fn address(self) -> Addr {
+        Addr((self.0 >> 32) as u32)
+    }
+
+    #[inline(always)]
+    fn port(self) -> Port {
+        Port((self.0 >> 16) as u16)
+    }
+
+    #[inline(always)]
+    fn kind(self) -> Kind {
+        if (self.0 >> 8) as u8 == Kind::Forward as u8 { Kind::Forward } else { Kind::Mapped }
+    }
+
+    #[inline(always)]
+    fn admits(self) -> bool {
+        self.0 & 1 == 1
+    }
 }
 
 /// From the wire.
 #[inline(always)]
-pub fn from_wire(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
-    let target = match target(skb, config, headers, Side::Wire)? {
-        Some(target) => target,
-        None => default_target(skb, config, headers)?,
-    };
+pub fn from_wire(skb: Skb) -> Step<&'static Opening> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    let headers = &parse::headers(skb)?;
+    let mut target = target(skb, config, headers, Side::Wire)?;
+    if target == Target::NONE {
+        target = default_target(skb, config, headers)?;
+    }
+    if !target.admits() {
+        return Err(Verdict::drop(Counter::Filtered));
+    }
     let opening = Opening {
         proto: headers.proto,
-        kind: target.kind,
+        kind: target.kind(),
         original: headers.tuple,
-        reply: reply(&target, headers, headers.tuple.src),
-        inside: open::interface_of(target.address).ok_or(Verdict::PASS)?,
-        peer: Addr::UNSPECIFIED,
-        state: State::default(),
-    };
-    open::claim_from_wire(skb, opening.note()?, now)
-}
-
-/// From a container, or from this host itself (`inside` is zero then), to another container by this host's address. The
-/// receiver sees that address as the sender's as well (RFC 4787 REQ-9).
-#[inline(always)]
-pub fn hairpin(skb: Skb, config: &Config, headers: &Headers, inside: u32) -> Step<&'static Opening> {
-    let target = target(skb, config, headers, Side::Inside)?.ok_or(Verdict::PASS)?;
-    open::interface_of(target.address).ok_or(Verdict::PASS)?;
-    let opening = Opening {
-        proto: headers.proto,
-        kind: Kind::Hairpin,
-        original: headers.tuple,
-        reply: reply(&target, headers, config.address),
-        inside,
+        reply: reply(target, headers, headers.tuple.src),
+        inside: open::interface_of(target.address()).ok_or(Verdict::PASS)?,
         peer: Addr::UNSPECIFIED,
         state: State::default(),
     };
     opening.note()
 }
 
+/// From this host itself, at the loopback interface.
+#[inline(always)]
+pub fn from_itself(skb: Skb) -> Step<&'static Opening> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    hairpin(skb, config, &parse::headers(skb)?, 0)
+}
+
+/// From a container, or from this host itself (`inside` is zero then), to another container by this host's address. The
+/// receiver sees that address as the sender's as well (RFC 4787 REQ-9).
+#[inline(always)]
+pub fn hairpin(skb: Skb, config: &Config, headers: &Headers, inside: u32) -> Step<&'static Opening> {
+    let target = target(skb, config, headers, Side::Inside)?;
+    if target == Target::NONE {
+        return Err(Verdict::PASS);
+    }
+    open::interface_of(target.address()).ok_or(Verdict::PASS)?;
+    let opening = Opening {
+        proto: headers.proto,
+        kind: Kind::Hairpin,
+        original: headers.tuple,
+        reply: reply(target, headers, config.address),
+        inside,
+        peer: Addr::UNSPECIFIED,
+        // Not let in yet, the sender has asked nevertheless, and so lets the other one in.
+        state: State(if target.admits() { 0 } else { State::HELD }),
+    };
+    opening.note()
+}
+
 /// The tuple of the container's answers, which go to `sender`.
 #[inline(always)]
-fn reply(target: &Target, headers: &Headers, sender: Addr) -> Tuple {
-    Tuple { src: target.address, dst: sender, sport: target.port, dport: headers.tuple.sport }
+fn reply(target: Target, headers: &Headers, sender: Addr) -> Tuple {
+    Tuple { src: target.address(), dst: sender, sport: target.port(), dport: headers.tuple.sport }
 }
 
 /// The container that a forward or a mapping has the packet for.
 #[inline(always)]
-fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Option<Target>> {
+fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Target> {
     // In the middle of a connection that nobody here knows: the host resets it.
     if headers.proto == proto::TCP && !headers.opens() {
         return Err(Verdict::PASS);
@@ -79,26 +121,25 @@ fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Opti
     let key = ForwardKey { port, proto: headers.proto, zero: 0 };
     // SAFETY: the value is copied at once.
     if let Some(forward) = unsafe { FORWARDS.get(&key) } {
-        return Ok(Some(Target { kind: Kind::Forward, address: forward.address, port: forward.port }));
+        return Ok(Target::new(Kind::Forward, forward.address, forward.port, true));
     }
     // A query is for the host: its identifier is the sender's.
     if headers.proto == proto::ICMP && !matches!(Icmp::of(headers.flags), Icmp::Answer) {
-        return Ok(None);
+        return Ok(Target::NONE);
     }
     // A hairpin comes from our own address.
     let remote = if let Side::Wire = side { headers.tuple.src } else { config.address };
     let admitted = mapping::admits(config, headers.proto, port, remote);
     if admitted.is_free() && mapping::owner_of(headers.proto, port).is_free() || is_hosts(skb, headers) {
-        return Ok(None);
+        return Ok(Target::NONE);
     }
-    if !admitted.is_free() {
-        return Ok(Some(Target { kind: Kind::Mapped, address: admitted.address(), port: admitted.port() }));
-    }
+    let admits = !admitted.is_free();
+    let owner = if admits { admitted } else { mapping::owner_of(headers.proto, port) };
     // A peer's daemon is told by the host's error that a flow is unknown here.
-    if maps::speaking_peer(remote).is_some() {
-        return Ok(None);
+    if !admits && (maps::speaking_peer(remote).is_some() || owner.is_leaving()) {
+        return Ok(Target::NONE);
     }
-    Err(Verdict::drop(Counter::Filtered))
+    Ok(Target::new(Kind::Mapped, owner.address(), owner.port(), admits))
 }
 
 /// The container that gets what peers without xnat address to this host, as far as the host has no use for it.
@@ -112,7 +153,7 @@ fn default_target(skb: Skb, config: &Config, headers: &Headers) -> Step<Target> 
     if !wanted {
         return Err(Verdict::PASS);
     }
-    Ok(Target { kind: Kind::Forward, address: config.default_inbound, port: headers.tuple.dport })
+    Ok(Target::new(Kind::Forward, config.default_inbound, headers.tuple.dport, true))
 }
 
 /// Whether a socket of the host's, or the kernel's own NAT, has use for a packet.

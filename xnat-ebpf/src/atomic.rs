@@ -28,6 +28,34 @@ pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     before
 }
 
+/// Sets bits and returns the word before.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
+    let before;
+    // SAFETY: the caller vouches for the pointer.
+    unsafe {
+        asm!("r2 = atomic_fetch_or((u64 *)(r1 + 0), r2)", in("r1") word, inout("r2") bits => before);
+    }
+    before
+}
+
+/// Stores `new` and returns the word before.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn exchange(word: *mut u64, new: u64) -> u64 {
+    let before;
+    // SAFETY: the caller vouches for the pointer.
+    unsafe {
+        asm!("r2 = xchg_64(r1 + 0, r2)", in("r1") word, inout("r2") new => before);
+    }
+    before
+}
+
 /// Stores `new` where `old` was; true if it did.
 ///
 /// # Safety

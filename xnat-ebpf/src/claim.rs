@@ -41,6 +41,12 @@ impl Opening {
             Ok(&*place)
         }
     }
+
+    /// What this processor has noted last.
+    #[inline(always)]
+    pub fn noted() -> Step<&'static Self> {
+        OPENING.get(0).ok_or(Verdict::PASS)
+    }
 }
 
 /// Opens a flow, or says under which counter's name it is refused. The insertion of the reply tuple is what reserves the
@@ -167,6 +173,7 @@ fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
         (*flow).packets = [0; 2];
         (*flow).bytes = [0; 2];
         (*flow).window = [xnat_common::tcp::Window { end: 0, max_end: 0, max_window: 0 }; 2];
+        (*flow).syn = [0; 2];
         let live = word.next(now);
         // An exchange rather than a store: it orders the stores before it for readers on other processors.
         atomic::compare_and_swap(&raw mut (*flow).word, word.0, live.0);

@@ -61,6 +61,12 @@ extern "C" fn xnat_bury(index: u32) -> u32 {
     0
 }
 
+/// Ends the flow if it has been idle for too long.
+#[inline(always)]
+pub fn visit(found: &Found, now: Ticks) {
+    xnat_visit(found.reference.index(), now.0);
+}
+
 /// Looks at the slot and ends its flow if that has been idle for too long.
 ///
 /// A global function, which the verifier checks once by itself. Returns zero, because such a function has to return

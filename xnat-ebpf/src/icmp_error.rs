@@ -9,8 +9,9 @@ use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::Kind;
 use xnat_common::packet::{Headers, Icmp, icmp_header, ipv4, proto, tcp_header};
+use xnat_common::tag as option;
 use xnat_common::translate::{Translation, transport_checksum};
-use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
+use xnat_common::{Addr, FlowKey, FlowRef, Port, Side, Ticks, Tuple};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
@@ -18,8 +19,10 @@ use crate::maps;
 use crate::parse::{self, IP, transport_offset};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{open, rewrite, tag};
+use crate::{hygiene, identification, open, rewrite, tag};
 
+/// The IP option "no operation" (RFC 791 §3.1).
+const NOP: u8 = 1;
 /// ICMP code "port unreachable".
 const PORT_UNREACHABLE: u8 = 3;
 /// ICMP code "fragmentation needed and DF set".
@@ -31,11 +34,13 @@ struct Embedded {
     proto: u8,
     /// The ICMP type, if it is a message itself.
     kind: u8,
+    /// It is a later fragment, without a transport header.
+    without_ports: bool,
     /// Where its IP header begins, from the Ethernet header on.
     ip: usize,
     /// Where its transport header begins.
     transport: usize,
-    /// Where the error ends; behind that is Ethernet's padding.
+    /// Where the error ends, or the packet inside if that is shorter: what follows is padding, or extensions (RFC 4884).
     end: usize,
 }
 
@@ -63,68 +68,154 @@ pub enum Place {
 }
 
 /// Translates an error, or passes what is about nothing of ours.
+///
+/// The steps are global functions, which the verifier checks once each by itself. They follow each other rather than one
+/// calling the next, because the stacks of all functions that call each other add up.
 #[inline(always)]
-pub fn translate(skb: Skb, place: Place, now: Ticks) -> Verdict {
-    Verdict::from_bits(xnat_icmp_error(skb.raw(), place as u32, now.0))
+pub fn translate(skb: Skb, headers: &Headers, place: Place, now: Ticks) -> Verdict {
+    let reference = xnat_error_flow(skb.raw(), place as u32, now.0);
+    if reference == NO_FLOW {
+        // Damaged or not: the kernel judges an error about no flow.
+        return Verdict::PASS;
+    }
+    if reference == LIMITED {
+        return Verdict::drop(Counter::UnknownFlowLimited);
+    }
+    if !is_sound(skb, headers) {
+        return hygiene::BAD_CHECKSUM;
+    }
+    Verdict::from_bits(xnat_icmp_error(skb.raw(), reference, place as u32))
 }
 
-/// As [`translate`].
-///
-/// A global function, which the verifier checks once by itself, and whose stack is not that of the programs.
+/// No flow of ours.
+const NO_FLOW: u64 = u64::MAX;
+/// None, and the peer whose flow it may be has been told of enough others.
+const LIMITED: u64 = u64::MAX - 1;
+
+/// The flow that an error is about, in the direction in which the error travels: a reference, [`NO_FLOW`] or [`LIMITED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_icmp_error(skb: *mut __sk_buff, place: u32, now: u32) -> u64 {
-    let verdict = match at(Skb::from_raw(skb), place, Ticks(now)) {
-        Ok(verdict) | Err(verdict) => verdict,
+extern "C" fn xnat_error_flow(skb: *mut __sk_buff, place: u32, now: u32) -> u64 {
+    let skb = Skb::from_raw(skb);
+    let (Some(config), Ok(headers)) = (maps::config(), parse::headers(skb)) else {
+        return NO_FLOW;
     };
+    if place == Place::Wire as u32
+        && let Some(found) = identification::of_embedded(skb, embedded_at(&headers), Ticks(now))
+    {
+        return found.reference.to_bits();
+    }
+    let Ok(embedded) = embedded(skb, &headers) else {
+        return NO_FLOW;
+    };
+    let side = if place == Place::Wire as u32 { Side::Wire } else { Side::Inside };
+    if let Some(found) = find(&embedded, side) {
+        return found.reference.to_bits();
+    }
+    // The packet may well have been of a flow that this host has forgotten.
+    let own = place == Place::Egress as u32 && headers.tuple.src == config.address;
+    if own && is_nobody_listens(skb, &headers, &embedded) && tag::add_unknown_flow(skb, &headers, Ticks(now)).is_err() {
+        return LIMITED;
+    }
+    NO_FLOW
+}
+
+/// Where the packet inside an error begins, from the Ethernet header on.
+#[inline(always)]
+fn embedded_at(headers: &Headers) -> usize {
+    transport_offset(headers) + icmp_header::LEN
+}
+
+/// Whether an error's own checksum and that of the IP header inside are right (RFC 5508 REQ-3). The transport checksum
+/// inside is not verified: a router need not quote all that it covers.
+#[inline(always)]
+fn is_sound(skb: Skb, headers: &Headers) -> bool {
+    let ip = embedded_at(headers);
+    let Some([first, _]) = skb.load::<[u8; 2]>(ip) else {
+        return false;
+    };
+    hygiene::icmp_checksum_is_good(skb, headers) && hygiene::ip_checksum_is_good(skb, ip, usize::from(first & 0xf) << 2)
+}
+
+/// Translates an error about the flow of `reference`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_icmp_error(skb: *mut __sk_buff, reference: u64, place: u32) -> u64 {
+    let (Ok(verdict) | Err(verdict)) = about(Skb::from_raw(skb), FlowRef::from_bits(reference), place);
     verdict.to_bits()
 }
 
 #[inline(always)]
-fn at(skb: Skb, place: u32, now: Ticks) -> Step<Verdict> {
+fn about(skb: Skb, reference: FlowRef, place: u32) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
+    let found = lookup::by_reference(reference).ok_or(Verdict::PASS)?;
     let headers = parse::headers(skb)?;
+    let embedded = embedded(skb, &headers)?;
     if place == Place::Wire as u32 {
-        return inward(skb, &headers);
+        return inward(skb, &headers, &embedded, &found);
     }
-    outward(skb, config, &headers, place == Place::Inside as u32, now)
+    outward(skb, config, &headers, &embedded, &found, place == Place::Inside as u32)
 }
 
-/// An error from a container or a router inside, or of the host's own making: toward the wire.
+/// An error from a container or a router inside, or of the host's own making: toward the wire, or back inside if the flow
+/// is between two containers by way of this host's address.
 #[inline(always)]
-fn outward(skb: Skb, config: &Config, headers: &Headers, fast: bool, now: Ticks) -> Step<Verdict> {
-    let embedded = embedded(skb, headers)?;
-    let Some(found) = find(&embedded, Side::Inside) else {
-        // The packet may well have been of a flow that this host has forgotten.
-        if !fast && headers.tuple.src == config.address && is_nobody_listens(skb, headers, &embedded) {
-            tag::add_unknown_flow(skb, headers, now)?;
-        }
-        return Ok(Verdict::PASS);
-    };
+fn outward(
+    skb: Skb,
+    config: &Config,
+    headers: &Headers,
+    embedded: &Embedded,
+    found: &Found,
+    fast: bool,
+) -> Step<Verdict> {
+    let (kind, direction) = (found.flow().kind, found.direction());
+    let to = found.flow().translated(direction);
+    if Kind::side(kind, direction.opposite()) == Side::Inside {
+        // Nothing about such a flow has a way out of the uplink.
+        return if fast { back_inside(skb, config, headers, embedded, to) } else { Ok(Verdict::PASS) };
+    }
     if fast {
         forward::check_outward(skb, config, headers)?;
     }
-    let to = found.flow().translated(found.direction());
     let outer = Tuple { src: config.address, dst: to.dst, ..Tuple::default() };
     let ttl = if fast { Ttl::Decrement } else { Ttl::Keep };
-    rewrite(skb, headers, &embedded, to, outer, ttl)?;
+    rewrite(skb, headers, embedded, to, outer, ttl)?;
     Ok(if fast { forward::to_uplink(skb, config) } else { Verdict::PASS })
+}
+
+/// An error from inside about a packet that came from inside as well, by this host's address (RFC 5508 REQ-7): `to` is
+/// the tuple of packets that go with it.
+#[inline(always)]
+fn back_inside(skb: Skb, config: &Config, headers: &Headers, embedded: &Embedded, to: Tuple) -> Step<Verdict> {
+    if to.dst == config.address {
+        // The flow is the host's own. The kernel takes nothing from an address of its own off an interface, so the error
+        // stays its sender's; the socket is found by the packet inside.
+        let outer = Tuple { src: headers.tuple.src, dst: to.dst, ..Tuple::default() };
+        rewrite(skb, headers, embedded, to, outer, Ttl::Keep)?;
+        return Ok(Verdict::PASS);
+    }
+    let place = open::where_inside(0, to.dst);
+    // What cannot be delivered gets no answer, being an error: the host, to which it is addressed, ignores it.
+    if forward::kernel_must_answer(skb, headers, place) {
+        return Ok(Verdict::PASS);
+    }
+    let outer = Tuple { src: config.address, dst: to.dst, ..Tuple::default() };
+    rewrite(skb, headers, embedded, to, outer, Ttl::Decrement)?;
+    Ok(forward::to_inside(skb, place.ifindex))
 }
 
 /// An error from the wire: toward the container, or the host itself.
 #[inline(always)]
-fn inward(skb: Skb, headers: &Headers) -> Step<Verdict> {
-    let embedded = embedded(skb, headers)?;
-    let found = find(&embedded, Side::Wire).ok_or(Verdict::PASS)?;
+fn inward(skb: Skb, headers: &Headers, embedded: &Embedded, found: &Found) -> Step<Verdict> {
     let to = found.flow().translated(found.direction());
-    let outer = Tuple { src: inward_source(skb, headers, &embedded, to.src), dst: to.dst, ..Tuple::default() };
+    let outer = Tuple { src: inward_source(skb, headers, embedded, to.src), dst: to.dst, ..Tuple::default() };
     let to_host = found.flow().kind == Kind::Host as u8;
     let place = open::where_inside(found.flow().inside, to.dst);
     if to_host || forward::kernel_must_answer(skb, headers, place) {
-        rewrite(skb, headers, &embedded, to, outer, Ttl::Keep)?;
+        rewrite(skb, headers, embedded, to, outer, Ttl::Keep)?;
         return Ok(Verdict::PASS);
     }
-    rewrite(skb, headers, &embedded, to, outer, Ttl::Decrement)?;
+    rewrite(skb, headers, embedded, to, outer, Ttl::Decrement)?;
     Ok(forward::to_inside(skb, place.ifindex))
 }
 
@@ -147,6 +238,9 @@ fn code(skb: Skb, headers: &Headers) -> u8 {
 /// The flow of the packet inside, in the direction in which the error travels.
 #[inline(always)]
 fn find(embedded: &Embedded, side: Side) -> Option<Found> {
+    if embedded.without_ports {
+        return None;
+    }
     lookup::find(&FlowKey::new(embedded.tuple.reversed(), embedded.proto, side))
 }
 
@@ -161,27 +255,42 @@ fn is_nobody_listens(skb: Skb, headers: &Headers, embedded: &Embedded) -> bool {
 
 /// The tuple of the packets that go with an error that carries a flow tag, and their protocol.
 #[inline(always)]
-pub fn answers(skb: Skb, headers: &Headers) -> Option<(Tuple, u8)> {
-    let embedded = embedded(skb, headers).ok()?;
-    Some((embedded.tuple.reversed(), embedded.proto))
+pub fn answers(skb: Skb, headers: &Headers) -> Step<(Tuple, u8)> {
+    if !is_sound(skb, headers) {
+        return Err(hygiene::BAD_CHECKSUM);
+    }
+    let embedded = embedded(skb, headers).map_err(|_| Verdict::drop(Counter::TagMalformed))?;
+    Ok((embedded.tuple.reversed(), embedded.proto))
 }
 
-/// Reads the packet inside; what is too short or a later fragment belongs to nobody here.
+/// Reads the packet inside; what is too short belongs to nobody here.
 #[inline(always)]
 fn embedded(skb: Skb, headers: &Headers) -> Step<Embedded> {
-    let ip = transport_offset(headers) + icmp_header::LEN;
+    let ip = embedded_at(headers);
     let end = IP + usize::from(headers.total_len);
-    let mut embedded = Embedded { tuple: Tuple::default(), proto: 0, kind: 0, ip, transport: 0, end };
+    let mut embedded =
+        Embedded { tuple: Tuple::default(), proto: 0, kind: 0, without_ports: false, ip, transport: 0, end };
     let header: [u16; ipv4::LEN / 2] = embedded.load(skb, ip).ok_or(Verdict::PASS)?;
-    let [first, _, _, fragment, ttl_proto, _, src0, src1, dst0, dst1] = header;
+    let [first, total_len, _, fragment, ttl_proto, _, src0, src1, dst0, dst1] = header;
     let version = first.to_ne_bytes()[0];
     let ip_len = usize::from(version & 0xf) << 2;
-    if version >> 4 != 4 || ip_len < ipv4::LEN || u16::from_be(fragment) & ipv4::OFFSET != 0 {
+    if version >> 4 != 4 || ip_len < ipv4::LEN {
         return Err(Verdict::PASS);
     }
     embedded.tuple = Tuple { src: address(src0, src1), dst: address(dst0, dst1), ..Tuple::default() };
     embedded.proto = ttl_proto.to_ne_bytes()[1];
     embedded.transport = ip + ip_len;
+    let its_end = ip + usize::from(u16::from_be(total_len));
+    if its_end < end {
+        embedded.end = its_end;
+    }
+    if embedded.transport > embedded.end {
+        return Err(Verdict::PASS);
+    }
+    if u16::from_be(fragment) & ipv4::OFFSET != 0 {
+        embedded.without_ports = true;
+        return Ok(embedded);
+    }
     match embedded.proto {
         proto::TCP | proto::UDP | proto::SCTP => {
             let [sport, dport]: [Port; 2] = embedded.load(skb, embedded.transport).ok_or(Verdict::PASS)?;
@@ -220,21 +329,48 @@ fn rewrite(skb: Skb, headers: &Headers, embedded: &Embedded, to: Tuple, outer: T
     rewrite::packet(skb, headers, outer, ttl)
 }
 
+/// Makes a flow tag in the IP header inside "no operation", because the container has not sent it; returns the change of
+/// the sum over the options. An error about a message of ours, which is a header of its own, is nobody's: the packet that
+/// it went ahead of gets its own.
+#[inline(always)]
+fn cover_tag(skb: Skb, embedded: &Embedded) -> Step<u32> {
+    if embedded.transport - embedded.ip < ipv4::LEN + option::LEN {
+        return Ok(0);
+    }
+    let at = embedded.ip + ipv4::LEN;
+    let words: [u16; option::LEN / 2] = embedded.load(skb, at).ok_or(FAILED)?;
+    let [a, b, c, d] = words;
+    if a.to_ne_bytes()[0] != option::OPTION {
+        return Ok(0);
+    }
+    if b.to_ne_bytes()[0] & 0xf != option::Kind::Open as u8 {
+        return Err(Verdict::CONSUMED);
+    }
+    skb.store(at, [NOP; option::LEN])?;
+    let nops = u16::from_ne_bytes([NOP; 2]);
+    Ok(checksum::delta16(a, nops)
+        + checksum::delta16(b, nops)
+        + checksum::delta16(c, nops)
+        + checksum::delta16(d, nops))
+}
+
 /// Rewrites the IP header inside; returns the change of the sum around it.
 #[inline(always)]
 fn ip_header(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u32> {
     let at = embedded.ip + ipv4::CHECKSUM;
     let old: u16 = skb.load(at).ok_or(FAILED)?;
-    let new = checksum::update(old, translation.addresses);
+    let change = translation.addresses + cover_tag(skb, embedded)?;
+    let new = checksum::update(old, change);
     skb.store(at, new)?;
     skb.store(embedded.ip + ipv4::SRC, [translation.to.src, translation.to.dst])?;
-    Ok(checksum::delta16(old, new) + translation.addresses)
+    Ok(checksum::delta16(old, new) + change)
 }
 
 /// Rewrites ports and checksum inside, as far as they are there; returns the change of the sum around them.
 #[inline(always)]
 fn transport(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u32> {
     match embedded.proto {
+        _ if embedded.without_ports => return Ok(0),
         proto::TCP | proto::UDP | proto::SCTP => {
             skb.store(embedded.transport, [translation.to.sport, translation.to.dport])?;
         }
@@ -258,7 +394,9 @@ fn transport(skb: Skb, embedded: &Embedded, translation: &Translation) -> Step<u
         None => return Err(FAILED),
     };
     let change = if field.pseudo_header { checksum::fold(translation.addresses) } else { 0 };
-    let new = checksum::update(old, u32::from(change) + u32::from(checksum::fold(translation.ports)));
+    let sum = checksum::update(old, u32::from(change) + u32::from(checksum::fold(translation.ports)));
+    // A sum of zero is written as its other form, zero being no sum (RFC 768).
+    let new = if field.optional && sum == 0 { u16::MAX } else { sum };
     skb.store(at, new)?;
     delta += checksum::delta16(old, new);
     Ok(delta)

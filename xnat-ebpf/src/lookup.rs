@@ -3,8 +3,8 @@
 use xnat_common::flow::{State, Word};
 use xnat_common::{Direction, Flow, FlowKey, FlowRef, Ticks};
 
-use crate::atomic;
 use crate::maps::{FLOWS, TUPLES};
+use crate::{atomic, collect};
 
 /// A flow, and the direction in which it was found.
 #[derive(Clone, Copy)]
@@ -84,6 +84,17 @@ pub fn find(key: &FlowKey) -> Option<Found> {
     // SAFETY: the value is copied at once; an element that is being reused shows in the generation.
     let reference = unsafe { *TUPLES.get(key)? };
     by_reference(reference)
+}
+
+/// The flow, unless its idle time is over and the collector has not come by yet: then it ends here, and is not revived.
+#[inline(always)]
+pub fn unless_expired(found: Found, now: Ticks) -> Option<Found> {
+    // A flow that is busy has been stamped in this tick, and needs no further look.
+    if found.word().last_seen() == now {
+        return Some(found);
+    }
+    collect::visit(&found, now);
+    (found.word().generation() == found.reference.generation()).then_some(found)
 }
 
 /// The flow that `reference` means, if it still lives.

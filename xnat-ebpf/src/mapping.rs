@@ -28,15 +28,31 @@ pub enum Goal {
     Remote = 2,
 }
 
+impl Goal {
+    /// From its number.
+    #[inline(always)]
+    pub fn of(number: u32) -> Self {
+        match number {
+            0 => Self::Flow,
+            1 => Self::Endpoint,
+            _ => Self::Remote,
+        }
+    }
+}
+
+/// Whether a flow's port on the wire stands for a container. The host's own hairpins keep the port of their socket.
+#[inline(always)]
+pub fn is_containers(flow: &Flow) -> bool {
+    flow.kind == Kind::Outside as u8 || flow.kind == Kind::Hairpin as u8 && flow.inside != 0
+}
+
 /// What the port of a flow is to belong to.
 #[inline(always)]
 pub fn goal(config: &Config, flow: &Flow) -> Goal {
     let Some(class) = Class::of(flow.proto) else {
         return Goal::Flow;
     };
-    // The host's own hairpins keep the port of their socket.
-    let of_container = flow.kind == Kind::Outside as u8 || flow.kind == Kind::Hairpin as u8 && flow.inside != 0;
-    if !of_container {
+    if !is_containers(flow) {
         return Goal::Flow;
     }
     match config.mapping(class) {
@@ -131,9 +147,28 @@ extern "C" fn xnat_claim(reference: u64, port: u32, by_remote: u32) -> u32 {
     0
 }
 
-/// Gives back what [`join`] or [`claim`] has taken; true if that was the end of the mapping.
+/// Gives back what a flow that got no port after all has taken by [`join`] or [`claim`]; true if that was the end of the
+/// mapping.
 #[inline(always)]
-pub fn leave(flow: &Flow, goal: Goal, port: Port) -> bool {
+pub fn leave(found: &Found, goal: Goal, port: Port) -> bool {
+    xnat_leave(found.reference.to_bits(), goal as u32, port.0.into()) != 0
+}
+
+/// As [`leave`].
+///
+/// A global function, whose stack is not that of the search.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_leave(reference: u64, goal: u32, port: u32) -> u32 {
+    match lookup::by_reference(FlowRef::from_bits(reference)) {
+        Some(found) => u32::from(depart(found.flow(), Goal::of(goal), Port(port as u16))),
+        None => 0,
+    }
+}
+
+/// Takes a session off a mapping; true if that was the end of it.
+#[inline(always)]
+fn depart(flow: &Flow, goal: Goal, port: Port) -> bool {
     let last = match goal {
         Goal::Flow => false,
         // SAFETY: a field of a map value.
@@ -278,7 +313,7 @@ pub fn release(flow: &Flow) {
         }
         return;
     }
-    if flow.kind != Kind::Outside as u8 && (flow.kind != Kind::Hairpin as u8 || flow.inside == 0) {
+    if !is_containers(flow) {
         return;
     }
     let goal = match (state.has(State::MAPPED), state.has(State::REMOTE_FAR)) {
@@ -314,7 +349,7 @@ fn retract(flow: &Flow, state: State) {
 /// Gives a flow's port back, and takes it off its container's quota if nobody has it any more.
 #[inline(always)]
 fn release_port(flow: &Flow, goal: Goal) {
-    if leave(flow, goal, flow.reply.dport) || goal as u32 == Goal::Flow as u32 {
+    if depart(flow, goal, flow.reply.dport) || goal as u32 == Goal::Flow as u32 {
         quota::give_back(flow.original.src);
     }
 }

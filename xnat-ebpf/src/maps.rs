@@ -1,13 +1,15 @@
 //! The maps. Sizes here are the defaults; user space sets those of the flow table.
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Stack};
 use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{self, Counter};
+use xnat_common::fragment::{
+    self, Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse,
+};
 use xnat_common::host_port;
 use xnat_common::mapping::{self, Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
-use xnat_common::packet::{Fragment, FragmentKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::{Addr, Flow, FlowKey, FlowRef, Port, Ticks};
 
@@ -16,6 +18,9 @@ use crate::claim::Opening;
 
 /// Slots of the flow table unless user space asks for another number.
 const FLOWS_DEFAULT: usize = 262_144;
+/// Elements are allocated when they are inserted, from the kernel's own reserve for programs (kernel 6.1): what most hosts
+/// use little of takes little.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 /// One for each port of each protocol.
 const MAPPINGS_MAX: usize = mapping::ENTRIES as usize;
 
@@ -46,17 +51,29 @@ pub static HOST_PORTS: Array<u64, { host_port::ENTRIES as usize }, { BPF_F_MMAPA
 #[btf_map]
 pub static PORTS: Array<Mapping, { mapping::ENTRIES as usize }> = Array::new();
 #[btf_map]
-pub static MOVED: HashMap<Endpoint, Port, MAPPINGS_MAX> = HashMap::new();
+pub static MOVED: HashMap<Endpoint, Port, MAPPINGS_MAX, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static REMOTES: HashMap<RemoteKey, RemoteEntry, FLOWS_DEFAULT> = HashMap::new();
+pub static REMOTES: HashMap<RemoteKey, RemoteEntry, FLOWS_DEFAULT, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static FORWARDS: HashMap<ForwardKey, Forward, 131_072> = HashMap::new();
+pub static FORWARDS: HashMap<ForwardKey, Forward, 131_072, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static QUOTAS: HashMap<Addr, u64, 65_536> = HashMap::new();
+pub static QUOTAS: HashMap<Addr, u64, 65_536, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static FULL: LruHashMap<Destination, Full, 1024> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
+#[btf_map]
+pub static DATAGRAMS: Array<Datagram, { fragment::DATAGRAMS as usize }> = Array::new();
+#[btf_map]
+pub static DATAGRAM_KEYS: HashMap<DatagramKey, u32, { 2 * fragment::DATAGRAMS as usize }> = HashMap::new();
+#[btf_map]
+pub static HELD: Array<Held, { fragment::HELD as usize }> = Array::new();
+#[btf_map]
+pub static FRAGMENT_SOURCES: LruHashMap<Source, SourceUse, { 2 * fragment::DATAGRAMS as usize }> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENT_HANDS: Array<u64, 2> = Array::new();
+#[btf_map]
+pub static SENT: LruHashMap<SentKey, Sent, 16_384> = LruHashMap::new();
 
 /// The running configuration, once user space has written one.
 #[inline(always)]

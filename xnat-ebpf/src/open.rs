@@ -1,32 +1,108 @@
 //! A packet that belongs to no flow: whether it opens one, and which.
 
+use aya_ebpf::bindings::__sk_buff;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
-use xnat_common::mapping::Class;
+use xnat_common::mapping::{Class, ForwardKey};
 use xnat_common::packet::{Headers, proto};
 use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 
 use crate::claim::{self, Opening};
 use crate::lookup::{self, Found};
+use crate::maps::FORWARDS;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{arrive, collect, forward, kernel_flow, maps, refuse};
+use crate::{arrive, collect, forward, hygiene, kernel_flow, maps, parse, refuse};
+
+/// What stands for "it opens a flow, which is noted" where a verdict's bits would be.
+const OPENS: u64 = u64::MAX;
 
 /// A packet from a container, at the inside interface `inside`.
+///
+/// What a packet would open is decided in global functions, one for each place, which read the packet anew: the verifier
+/// checks them once by themselves, and their stacks are not that of the programs.
 #[inline(always)]
-pub fn from_container(skb: Skb, config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<Found> {
+pub fn from_container(skb: Skb, headers: &Headers, inside: u32, now: Ticks) -> Step<Found> {
+    claim_noted(skb, headers, xnat_from_container(skb.raw(), inside, now.0), now)
+}
+
+/// A packet that the kernel has routed to the uplink: from a container on the slow path, or from the host itself.
+#[inline(always)]
+pub fn at_egress(skb: Skb, headers: &Headers, now: Ticks) -> Step<Found> {
+    claim_noted(skb, headers, xnat_routed(skb.raw(), now.0), now)
+}
+
+/// A packet from this host to itself, at the loopback interface.
+#[inline(always)]
+pub fn to_itself(skb: Skb, headers: &Headers, now: Ticks) -> Step<Found> {
+    claim_noted(skb, headers, xnat_to_itself(skb.raw()), now)
+}
+
+/// A packet from the wire to this host's address.
+#[inline(always)]
+pub fn from_wire(skb: Skb, headers: &Headers, now: Ticks) -> Step<Found> {
+    let answer = xnat_from_wire(skb.raw());
+    if answer != OPENS {
+        return Err(Verdict::from_bits(answer));
+    }
+    claim_from_wire(skb, headers, Opening::noted()?, now)
+}
+
+#[inline(always)]
+fn claim_noted(skb: Skb, headers: &Headers, answer: u64, now: Ticks) -> Step<Found> {
+    if answer != OPENS {
+        return Err(Verdict::from_bits(answer));
+    }
+    claim(skb, headers, Opening::noted()?, now)
+}
+
+#[inline(always)]
+fn answer(step: Step<&'static Opening>) -> u64 {
+    match step {
+        Ok(_) => OPENS,
+        Err(verdict) => verdict.to_bits(),
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_from_container(skb: *mut __sk_buff, inside: u32, now: u32) -> u64 {
+    answer(by_container(Skb::from_raw(skb), inside, Ticks(now)))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_routed(skb: *mut __sk_buff, now: u32) -> u64 {
+    answer(routed(Skb::from_raw(skb), Ticks(now)))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_to_itself(skb: *mut __sk_buff) -> u64 {
+    answer(arrive::from_itself(Skb::from_raw(skb)))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_from_wire(skb: *mut __sk_buff) -> u64 {
+    answer(arrive::from_wire(Skb::from_raw(skb)))
+}
+
+#[inline(always)]
+fn by_container(skb: Skb, inside: u32, now: Ticks) -> Step<&'static Opening> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    let headers = parse::headers(skb)?;
     // What does not come from a subnet of ours on its own interface is not ours to translate.
     match maps::subnet(headers.tuple.src) {
         Some(source) if source.is_own() && source.inside == inside => {}
         _ => return Err(Verdict::PASS),
     }
-    let opening = if headers.tuple.dst == config.address {
-        arrive::hairpin(skb, config, headers, inside)?
+    if headers.tuple.dst == config.address {
+        arrive::hairpin(skb, config, &headers, inside)
     } else {
-        to_uplink(skb, config, headers, inside, now)?
-    };
-    claim(skb, headers, opening, now)
+        to_uplink(skb, config, &headers, inside, now)
+    }
 }
 
 /// What a packet from a container would open toward a peer or the outside.
@@ -48,27 +124,11 @@ fn to_uplink(skb: Skb, config: &Config, headers: &Headers, inside: u32, now: Tic
     Ok(opening)
 }
 
-/// A packet from this host to itself, at the loopback interface.
-#[inline(always)]
-pub fn to_itself(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
-    let opening = arrive::hairpin(skb, config, headers, 0)?;
-    claim(skb, headers, opening, now)
-}
-
-/// A packet that the kernel has routed to the uplink: from a container on the slow path, or from the host itself.
-#[inline(always)]
-pub fn at_egress(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<Found> {
-    let opening = routed(skb, config, headers, now)?;
-    let found = claim(skb, headers, opening, now)?;
-    if opening.peer == Addr::UNSPECIFIED && opening.original.src == config.address {
-        maps::count(Counter::HostTranslated);
-    }
-    Ok(found)
-}
-
 /// What a packet that the kernel has routed would open.
 #[inline(always)]
-fn routed(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<&'static Opening> {
+fn routed(skb: Skb, now: Ticks) -> Step<&'static Opening> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    let headers = &parse::headers(skb)?;
     let source = maps::subnet(headers.tuple.src).filter(|subnet| subnet.is_own());
     let (inside, from_host) = match source {
         // No interface holds the subnet at the moment.
@@ -83,18 +143,23 @@ fn routed(skb: Skb, config: &Config, headers: &Headers, now: Ticks) -> Step<&'st
     let opening = outward(config, headers, inside, from_host, now)?;
     // The host's own connections to elsewhere are its own affair, unless their answers would be taken for a flow's.
     let own_affair = from_host && opening.peer == Addr::UNSPECIFIED && source.is_none();
-    if own_affair && !(skb.has_socket() && headers.tuple.src == config.address && collides(headers)) {
-        return Err(Verdict::PASS);
+    if own_affair {
+        if !skb.has_socket() || headers.tuple.src != config.address || !collides(headers) {
+            return Err(Verdict::PASS);
+        }
+        maps::count(Counter::HostTranslated);
     }
     Ok(opening)
 }
 
-/// Whether the answers to a packet of the host's own would be taken for a flow's.
+/// Whether the answers to a packet of the host's own would be taken for a flow's, or would be forwarded.
 #[inline(always)]
 fn collides(headers: &Headers) -> bool {
+    let forward = ForwardKey { port: headers.tuple.sport, proto: headers.proto, zero: 0 };
     headers.opens()
         && Class::of(headers.proto).is_some()
-        && lookup::find(&FlowKey::new(headers.tuple.reversed(), headers.proto, Side::Wire)).is_some()
+        && (lookup::find(&FlowKey::new(headers.tuple.reversed(), headers.proto, Side::Wire)).is_some()
+            || FORWARDS.get_ptr(&forward).is_some())
 }
 
 /// Whether a flow's container has come to be behind another interface, `inside`: the flow follows it. A bridge that was
@@ -213,17 +278,19 @@ pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now:
         }
         maps::count(Counter::FlowsReplaced);
     }
-    claim_from_wire(skb, opening, now)
+    claim_from_wire(skb, headers, opening, now)
 }
 
 /// Claims a flow for a packet from inside. A container that gets none is told so.
 #[inline(always)]
 fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
+    hygiene::check_opening(skb, headers)?;
     claim::claim(skb, opening, now).map_err(|counter| refuse::opening(skb, headers, opening.inside, counter, now))
 }
 
 /// Claims a flow for a packet from the wire. That it gets none is nobody's business inside.
 #[inline(always)]
-pub fn claim_from_wire(skb: Skb, opening: &Opening, now: Ticks) -> Step<Found> {
+fn claim_from_wire(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
+    hygiene::check_opening(skb, headers)?;
     claim::claim(skb, opening, now).map_err(Verdict::drop)
 }

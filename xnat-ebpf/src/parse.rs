@@ -56,7 +56,7 @@ pub fn network(skb: Skb) -> Step<Headers> {
         return Err(Verdict::PASS);
     }
     let tuple = Tuple { src, dst, sport: Port::NONE, dport: Port::NONE };
-    Ok(Headers { tuple, proto: protocol, ttl, flags: 0, ip_len, total_len, fragment, id })
+    Ok(Headers { tuple, proto: protocol, ttl, flags: 0, ip_len, total_len, fragment, id, datagram: 0 })
 }
 
 /// Source and destination of an IPv4 packet, whatever else is wrong with it. Frames of other VLANs are other networks'.
@@ -83,7 +83,12 @@ pub fn transport(skb: Skb, headers: &mut Headers) -> Step<()> {
             let tcp = transport_header::<{ tcp_header::LEN }>(skb, headers)?;
             ports(tcp.cast(), headers);
             // SAFETY: the whole header is in bounds.
-            headers.flags = unsafe { *tcp.add(tcp_header::FLAGS) };
+            let (offset, flags) = unsafe { (*tcp.add(tcp_header::DATA_OFFSET) >> 4, *tcp.add(tcp_header::FLAGS)) };
+            headers.flags = flags;
+            let len = u16::from(offset) << 2;
+            if len < tcp_header::LEN as u16 || u16::from(headers.ip_len) + len > headers.total_len {
+                return Err(SHORT);
+            }
         }
         proto::UDP | proto::SCTP => {
             let udp = transport_header::<{ udp_header::LEN }>(skb, headers)?;

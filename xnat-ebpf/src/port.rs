@@ -10,11 +10,11 @@ use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::flow::{Kind, State};
+use xnat_common::flow::State;
 use xnat_common::mapping::{Destination, ForwardKey, Full};
 use xnat_common::packet::proto;
 use xnat_common::port::{RANDOM_ATTEMPTS, Range, is_privileged, may_keep, range};
-use xnat_common::{Addr, Direction, FlowRef, Port, Ticks, host_port};
+use xnat_common::{Addr, Direction, Flow, FlowRef, Port, Ticks, host_port};
 
 use crate::lookup::{self, Found};
 use crate::mapping::{self, Goal};
@@ -29,11 +29,8 @@ const NONE: u32 = 0;
 const KEPT: u32 = 1;
 /// The flow has another port.
 const CHANGED: u32 = 2;
-/// The container has all the ports that it may have.
-const QUOTA: u32 = 3;
-
 /// The port of the flow's mapping is somebody else's toward its other end.
-const CLASH: u32 = 4;
+const CLASH: u32 = 3;
 
 /// How long a full destination is believed to be full if no flow has ended.
 const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
@@ -41,64 +38,66 @@ const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
 /// Takes a port on the wire for a flow that is being opened: the one in its reply tuple, or another.
 #[inline(always)]
 pub fn take(skb: Skb, found: &Found, now: Ticks) -> Result<(), Counter> {
-    let result = xnat_take_port(skb.raw(), found.reference.to_bits(), now.0);
+    let config = maps::config().ok_or(Counter::PortsExhausted)?;
+    let mut goal = mapping::goal(config, found.flow());
+    let mut result = NONE;
+    if goal as u32 != Goal::Flow as u32 {
+        result = xnat_join(skb.raw(), found.reference.to_bits(), u64::from(now.0) << 32 | goal as u64);
+        if result == CLASH {
+            // The endpoint has its mapping and gets no second one.
+            (goal, result) = (Goal::Flow, NONE);
+        }
+    }
+    if result == NONE {
+        result = take_another(skb, config, found, goal, now)?;
+    }
     if result == CHANGED {
         maps::count(Counter::PortsChanged);
     }
-    match result {
-        NONE => Err(Counter::PortsExhausted),
-        QUOTA => Err(Counter::QuotaExceeded),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
-/// As [`take`].
-///
-/// A global function, which the verifier checks once by itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_take_port(skb: *mut __sk_buff, reference: u64, now: u32) -> u32 {
-    let reference = FlowRef::from_bits(reference);
-    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(reference)) else {
-        return NONE;
-    };
+/// Takes a port that the flow's endpoint does not have yet.
+#[inline(always)]
+fn take_another(skb: Skb, config: &Config, found: &Found, goal: Goal, now: Ticks) -> Result<u32, Counter> {
     let flow = found.flow();
-    let mut goal = mapping::goal(config, flow);
-    if goal as u32 != Goal::Flow as u32 {
-        match xnat_join(skb, reference.to_bits(), u64::from(now) << 32 | goal as u64) {
-            NONE => {}
-            // The endpoint has its mapping and gets no second one.
-            CLASH => goal = Goal::Flow,
-            joined => return joined,
-        }
-    }
-    let quoted = flow.kind == Kind::Outside as u8 || flow.kind == Kind::Hairpin as u8 && flow.inside != 0;
+    let quoted = mapping::is_containers(flow);
     if quoted && !quota::take(config, flow.original.src) {
-        return QUOTA;
+        return Err(Counter::QuotaExceeded);
     }
     if goal as u32 != Goal::Flow as u32 {
-        let pool = Destination {
-            address: if goal as u32 == Goal::Remote as u32 { flow.reply.src } else { Addr::UNSPECIFIED },
-            port: Port::NONE,
-            proto: flow.proto,
-            privileged: is_privileged(flow.original.sport).into(),
-        };
-        let result = search(skb, reference, goal, &pool, now);
+        let result = search(skb, found, goal, now);
         if result != NONE {
-            return result;
+            return Ok(result);
         }
     }
-    let end = Destination {
-        address: flow.reply.src,
-        port: flow.reply.sport,
-        proto: flow.proto,
-        privileged: is_privileged(flow.original.sport).into(),
-    };
-    let result = search(skb, reference, Goal::Flow, &end, now);
-    if result == NONE && quoted {
+    let result = search(skb, found, Goal::Flow, now);
+    if result != NONE {
+        if goal as u32 != Goal::Flow as u32 {
+            maps::count(Counter::PortsShared);
+        }
+        return Ok(result);
+    }
+    if quoted {
         quota::give_back(flow.original.src);
-    } else if result != NONE && goal as u32 != Goal::Flow as u32 {
-        maps::count(Counter::PortsShared);
+    }
+    Err(Counter::PortsExhausted)
+}
+
+/// Searches a port unless there is known to be none; if there is none, ends closed flows and searches again.
+#[inline(always)]
+fn search(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> u32 {
+    let (reference, goal) = (found.reference.to_bits(), goal as u32);
+    let ended = maps::flows_ended() as u32;
+    if xnat_is_full(reference, goal, ended, now.0) != 0 {
+        return NONE;
+    }
+    let mut result = xnat_search_port(skb.raw(), reference, goal, now.0);
+    if result == NONE && collect::xnat_reclaim(now.0) != 0 {
+        result = xnat_search_port(skb.raw(), reference, goal, now.0);
+    }
+    if result == NONE {
+        xnat_note_full(reference, goal, ended, now.0);
     }
     result
 }
@@ -110,7 +109,7 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
         return NONE;
     };
-    let (goal, now) = (goal_of(goal as u32), Ticks((goal >> 32) as u32));
+    let (goal, now) = (Goal::of(goal as u32), Ticks((goal >> 32) as u32));
     let flow = found.flow();
     let own = flow.original.sport;
     let mut port = own;
@@ -125,19 +124,10 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
         settle(config, &found, goal);
         return if port == own { KEPT } else { CHANGED };
     }
-    if mapping::leave(flow, goal, port) {
+    if mapping::leave(&found, goal, port) {
         quota::give_back(flow.original.src);
     }
     CLASH
-}
-
-#[inline(always)]
-fn goal_of(number: u32) -> Goal {
-    match number {
-        0 => Goal::Flow,
-        1 => Goal::Endpoint,
-        _ => Goal::Remote,
-    }
 }
 
 /// Notes what the flow, which has its port now, holds of a mapping.
@@ -170,34 +160,33 @@ pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
     moved
 }
 
-/// Searches where it is not known to be full; if nothing is free, ends closed flows and searches again.
-#[inline(always)]
-fn search(skb: *mut __sk_buff, reference: FlowRef, goal: Goal, end: &Destination, now: u32) -> u32 {
-    let ended = maps::flows_ended();
-    if is_full(end, ended, Ticks(now)) {
-        return NONE;
-    }
-    let mut result = xnat_search_port(skb, reference.to_bits(), goal as u32, now);
-    if result == NONE && collect::xnat_reclaim(now) != 0 {
-        result = xnat_search_port(skb, reference.to_bits(), goal as u32, now);
-    }
-    if result == NONE {
-        let _ = FULL.insert(end, &Full { time: now, ended: ended as u32 }, 0);
-    }
-    result
-}
-
-/// Whether a search toward `end` has just found nothing. It is worth another one in the next tick if a flow has ended,
-/// and now and then, because flows close.
-#[inline(always)]
-fn is_full(end: &Destination, ended: u64, now: Ticks) -> bool {
-    let Some(full) = FULL.get_ptr(end) else {
-        return false;
+/// Whether a search toward the same end has just found nothing. It is worth another one in the next tick if a flow has
+/// ended, and now and then, because flows close.
+///
+/// A global function, whose stack is not that of the programs; so is [`xnat_note_full`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_is_full(reference: u64, goal: u32, ended: u32, now: u32) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return 0;
+    };
+    let Some(full) = FULL.get_ptr(&end_of(found.flow(), Goal::of(goal))) else {
+        return 0;
     };
     // SAFETY: a map value, read at once.
     let Full { time, ended: then } = unsafe { full.read_volatile() };
-    let age = now.since(Ticks(time)).0;
-    age == 0 || then == ended as u32 && age < FULL_LIFETIME.0
+    let age = Ticks(now).since(Ticks(time)).0;
+    u32::from(age == 0 || then == ended && age < FULL_LIFETIME.0)
+}
+
+/// Remembers that a search has found nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_note_full(reference: u64, goal: u32, ended: u32, now: u32) -> u32 {
+    if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) {
+        let _ = FULL.insert(&end_of(found.flow(), Goal::of(goal)), &Full { time: now, ended }, 0);
+    }
+    0
 }
 
 /// A flag beside the goal: the flow's own port is not wanted.
@@ -227,15 +216,14 @@ extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, n
     };
     let (protocol, own) = (found.flow().proto, found.flow().reply.dport);
     let may_keep = goal & OTHER == 0 && may_keep(protocol, own, config.first_port, config.last_port);
-    let goal = u64::from(now) << 32 | u64::from(goal & !OTHER);
+    let goal = u64::from(now) << 32 | u64::from(goal & 0xff);
     if may_keep && xnat_try_port(skb, reference, goal, own.0.into()) != 0 {
         return KEPT;
     }
     let Some(range) = range(protocol, own, config.first_port, config.last_port) else {
         return NONE;
     };
-    let reference = FlowRef::from_bits(reference);
-    let mut search = Search { skb, reference, goal, range, start: 0, found: NONE };
+    let mut search = Search { skb, reference: found.reference, goal, range, start: 0, found: NONE };
     search_range(&mut search);
     if search.found == NONE && protocol != proto::ICMP && is_privileged(own) {
         // No port of its class is left: an unprivileged one is better than none, but not the other way round.
@@ -243,6 +231,17 @@ extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, n
         search_range(&mut search);
     }
     search.found
+}
+
+/// Toward whom all ports are taken if a search finds none.
+#[inline(always)]
+fn end_of(flow: &Flow, goal: Goal) -> Destination {
+    let (address, port) = match goal {
+        Goal::Flow => (flow.reply.src, flow.reply.sport),
+        Goal::Endpoint => (Addr::UNSPECIFIED, Port::NONE),
+        Goal::Remote => (flow.reply.src, Port::NONE),
+    };
+    Destination { address, port, proto: flow.proto, privileged: is_privileged(flow.original.sport).into() }
 }
 
 #[inline(always)]
@@ -280,7 +279,7 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
     let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
         return 0;
     };
-    let (port, goal, now) = (Port(port as u16), goal_of(goal as u32), Ticks((goal >> 32) as u32));
+    let (port, goal, now) = (Port(port as u16), Goal::of(goal as u32), Ticks((goal >> 32) as u32));
     let flow = found.flow();
     // What is taken most often is asked first.
     if goal as u32 == Goal::Endpoint as u32 && !mapping::owner_of(flow.proto, port).is_free() {
@@ -293,7 +292,7 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
     }
     if !reserve(&found, port) {
         // The quota stays taken: for the next port that is tried.
-        mapping::leave(flow, goal, port);
+        mapping::leave(&found, goal, port);
         return 0;
     }
     settle(config, &found, goal);
@@ -328,7 +327,7 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
     }
     let any = port_and_time >> 16 & 1 == 1;
     let forward = ForwardKey { port, proto: key.proto, zero: 0 };
-    if any && (socket::uses(key.proto, port, now) || FORWARDS.get_ptr(&forward).is_some()) {
+    if any && socket::uses(key.proto, port, now) || FORWARDS.get_ptr(&forward).is_some() {
         return 0;
     }
     let rival = if any { Rival::Any } else { Rival::Connected };
@@ -340,6 +339,10 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
 fn reserve(found: &Found, port: Port) -> bool {
     let mut key = found.flow().key(Direction::Reply);
     key.tuple.dport = port;
+    // Whoever hairpins to itself cannot have one tuple for both directions.
+    if key == found.flow().key(Direction::Original) {
+        return false;
+    }
     if TUPLES.insert(&key, &found.in_direction(Direction::Reply).reference, u64::from(BPF_NOEXIST)).is_err() {
         return false;
     }

@@ -16,7 +16,8 @@ use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
-    arrive, collect, fragment, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag, translate,
+    collect, fragment, hold, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag,
+    translate,
 };
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
@@ -36,25 +37,32 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     if parse::destination_mac(skb) != Some(inside.mac) {
         return Err(Verdict::PASS);
     }
-    let headers = parse::headers(skb)?;
-    if headers.ip_len > 20 && options::carry_tag(skb, &headers) {
-        return Err(Verdict::drop(Counter::InsideTag));
+    let mut headers = parse::headers(skb)?;
+    if headers.ip_len > 20 {
+        options::outward(skb, &headers)?;
     }
     // What goes to this host's own address never reaches the uplink.
     if config.flags & Config::KERNEL_PATH != 0 && headers.tuple.dst != config.address {
         return Err(Verdict::PASS);
     }
     let now = maps::now();
+    fragment::arrive(skb, &mut headers, now)?;
+    let fate = from_container(skb, config, inside.ifindex, &headers, now);
+    fragment::settle(skb, &headers, fate)
+}
+
+#[inline(always)]
+fn from_container(skb: Skb, config: &Config, inside: u32, headers: &Headers, now: Ticks) -> Step<Verdict> {
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, Place::Inside, now));
+        return Ok(icmp_error::translate(skb, headers, Place::Inside, now));
     }
-    let found = match find(&headers, Side::Inside, now) {
-        Some(found) if found.flow().inside == inside.ifindex || open::follow(&found, inside.ifindex) => found,
+    let found = match find(headers, Side::Inside, now) {
+        Some(found) if found.flow().inside == inside || open::follow(&found, inside) => found,
         Some(_) => return Err(Verdict::PASS),
-        None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => open::from_container(skb, config, &headers, inside.ifindex, now)?,
+        None if headers.is_later_fragment() => return Err(Verdict::drop(Counter::FragmentUnknown)),
+        None => open::from_container(skb, headers, inside, now)?,
     };
-    translate::outward(skb, config, &headers, &found, now)
+    translate::outward(skb, config, headers, &found, now)
 }
 
 /// To the containers: at the bridge and at plain interfaces. Nothing is translated here; what the kernel sends is
@@ -96,25 +104,34 @@ pub fn xnat_uplink_in(context: TcContext) -> i32 {
 fn from_wire(skb: Skb) -> Step<Verdict> {
     let config = maps::config().ok_or(Verdict::PASS)?;
     let mut headers = parse::network(skb)?;
+    hygiene::from_wire(config, &headers)?;
     if headers.tuple.dst != config.address {
         return Err(Verdict::PASS);
     }
     parse::transport(skb, &mut headers)?;
     let now = maps::now();
+    fragment::arrive(skb, &mut headers, now)?;
+    let fate = to_us(skb, config, &mut headers, now);
+    fragment::settle(skb, &headers, fate)
+}
+
+/// A packet from the wire that is addressed to this host, its containers' flows included.
+#[inline(always)]
+fn to_us(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> Step<Verdict> {
     if headers.ip_len > 20 {
-        receive::options(skb, config, &mut headers, now)?;
+        receive::options(skb, config, headers, now)?;
     }
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, Place::Wire, now));
+        return Ok(icmp_error::translate(skb, headers, Place::Wire, now));
     }
-    let found = match find(&headers, Side::Wire, now) {
-        Some(found) if receive::is_for_host(&headers, &found) => arrive::from_wire(skb, config, &headers, now)?,
+    let found = match find(headers, Side::Wire, now) {
+        Some(found) if receive::is_for_host(headers, &found) => open::from_wire(skb, headers, now)?,
         Some(found) if receive::is_of_crossing(&found) => return Err(Verdict::drop(Counter::ConflictHeld)),
         Some(found) => found,
-        None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => arrive::from_wire(skb, config, &headers, now)?,
+        None if headers.is_later_fragment() => return Err(Verdict::drop(Counter::FragmentUnknown)),
+        None => open::from_wire(skb, headers, now)?,
     };
-    translate::inward(skb, &headers, &found, now)
+    translate::inward(skb, headers, &found, now)
 }
 
 /// From the host to itself.
@@ -141,7 +158,7 @@ fn to_itself(skb: Skb) -> Step<Verdict> {
     let found = match find(&headers, Side::Inside, now) {
         Some(found) => found,
         None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => open::to_itself(skb, config, &headers, now)?,
+        None => open::to_itself(skb, &headers, now)?,
     };
     translate::hairpin(skb, &headers, &found, Ttl::Keep, now)
 }
@@ -200,12 +217,12 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
     // What the host sends in tiny fragments is its own affair; a container's would end at the gate anyway.
     parse::transport(skb, &mut headers).map_err(|drop| if is_own(&headers) { drop } else { Verdict::PASS })?;
     let headers = &headers;
-    if headers.ip_len > 20 && options::carry_tag(skb, headers) {
-        return Err(Verdict::drop(Counter::InsideTag));
+    if headers.ip_len > 20 {
+        options::outward(skb, headers)?;
     }
     let now = maps::now();
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, Place::Egress, now));
+        return Ok(icmp_error::translate(skb, headers, Place::Egress, now));
     }
     let found = match find(headers, Side::Inside, now) {
         Some(found) => found,
@@ -213,7 +230,7 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
             return Err(Verdict::drop(Counter::FragmentUnknown));
         }
         None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => match open::at_egress(skb, config, headers, now) {
+        None => match open::at_egress(skb, headers, now) {
             Ok(found) => found,
             Err(verdict) => {
                 if headers.tuple.src == config.address {
@@ -258,7 +275,7 @@ fn find(headers: &Headers, side: Side, now: Ticks) -> Option<Found> {
     if headers.is_later_fragment() {
         return fragment::find(headers, side, now);
     }
-    lookup::find(&FlowKey::new(headers.tuple, headers.proto, side))
+    lookup::unless_expired(lookup::find(&FlowKey::new(headers.tuple, headers.proto, side))?, now)
 }
 
 /// One slice of collection; user space runs it through `BPF_PROG_TEST_RUN`.
@@ -267,6 +284,7 @@ fn find(headers: &Headers, side: Side, now: Ticks) -> Option<Found> {
 pub fn xnat_collect(_context: TcContext) -> i32 {
     if let Some(config) = maps::config() {
         collect::slice(config, maps::now());
+        hold::xnat_sweep(maps::now().0);
     }
     0
 }

@@ -12,7 +12,7 @@ use crate::maps::{self, PEERS, count};
 use crate::parse::IP;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{account, collect, fragment, icmp_error, message, open, port, tag as tags, translate};
+use crate::{account, collect, fragment, icmp_error, message, open, options, port, tag as tags, translate};
 
 /// How long after a tag a conflict may be its answer.
 const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
@@ -20,6 +20,7 @@ const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
 /// A packet on the uplink that carries options: acts on its tag, if it has one.
 #[inline(always)]
 pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> Step<()> {
+    options::inward(skb, headers)?;
     let option: [u8; tag::LEN] = match skb.load(IP + ipv4::LEN) {
         Some(option) => option,
         None => return Ok(()),
@@ -149,11 +150,8 @@ pub fn is_of_crossing(found: &Found) -> bool {
 /// goes on its way without the tag.
 #[inline(always)]
 fn unknown_flow(skb: Skb, headers: &mut Headers, option: [u8; tag::LEN]) -> Step<()> {
-    let (tuple, protocol) = if headers.is_icmp_error() {
-        icmp_error::answers(skb, headers).ok_or(Verdict::drop(Counter::TagMalformed))?
-    } else {
-        (headers.tuple, headers.proto)
-    };
+    let (tuple, protocol) =
+        if headers.is_icmp_error() { icmp_error::answers(skb, headers)? } else { (headers.tuple, headers.proto) };
     match lookup::find(&FlowKey::new(tuple, protocol, Side::Wire)) {
         Some(found) if is_own_to(&found, headers.tuple.src) => {
             account::mark(&found, 0, State::CONFIRMED);

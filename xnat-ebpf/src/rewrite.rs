@@ -22,6 +22,20 @@ pub fn packet(skb: Skb, headers: &Headers, to: Tuple, ttl: Ttl) -> Step<()> {
     ip_header(skb, headers, &translation, ttl)
 }
 
+/// Gives the packet another identification.
+#[inline(always)]
+pub fn identification(skb: Skb, old: u16, new: u16) -> Step<()> {
+    let ip: *mut [u8; ipv4::LEN] = skb.at(IP).ok_or(FAILED)?;
+    let ip = ip.cast::<u8>();
+    // SAFETY: 20 bytes from `ip` on are in bounds.
+    unsafe {
+        *ip.add(ipv4::ID).cast::<u16>() = new;
+        let field = ip.add(ipv4::CHECKSUM).cast::<u16>();
+        *field = checksum::update(*field, checksum::delta16(old, new));
+    }
+    Ok(())
+}
+
 #[inline(always)]
 fn transport(skb: Skb, headers: &Headers, translation: &Translation) -> Step<()> {
     let start = transport_offset(headers);

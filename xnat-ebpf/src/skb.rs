@@ -2,7 +2,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode,
+    __sk_buff, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_sk_fullsock, bpf_skb_adjust_room,
@@ -76,6 +76,19 @@ impl Skb {
     pub fn set_mark(self, mark: u32) {
         // SAFETY: see len.
         unsafe { (*self.0).mark = mark }
+    }
+
+    /// What this program has noted on the packet, in the last word of the control block that programs at one hook share.
+    #[inline(always)]
+    pub fn note(self) -> u32 {
+        // SAFETY: see len. Volatile, so that the value really comes from there.
+        unsafe { (&raw const (*self.0).cb).cast::<u32>().add(4).read_volatile() }
+    }
+
+    #[inline(always)]
+    pub fn set_note(self, note: u32) {
+        // SAFETY: see len.
+        unsafe { (&raw mut (*self.0).cb).cast::<u32>().add(4).write_volatile(note) }
     }
 
     /// The segment size of a packet that will be cut into segments, else zero.
@@ -195,6 +208,20 @@ impl Skb {
     pub fn trim(self, len: u32) -> Step<()> {
         // SAFETY: the context is valid.
         check(unsafe { bpf_skb_change_tail(self.0, len, 0) })
+    }
+
+    /// Gives the packet another length from the Ethernet header on, all of it linear.
+    #[inline(always)]
+    pub fn resize(self, len: u32) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { bpf_skb_change_tail(self.0, len, 0) == 0 }
+    }
+
+    /// Has a copy received at the ingress of `ifindex`, after the packets that are being received now.
+    #[inline(always)]
+    pub fn receive_copy(self, ifindex: u32) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { bpf_clone_redirect(self.0, ifindex, u64::from(BPF_F_INGRESS)) == 0 }
     }
 
     /// Sends a copy out of `ifindex`, through its egress hook, before this call returns.

@@ -10,7 +10,7 @@ use crate::forward::{self, Ttl};
 use crate::lookup::Found;
 use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{account, fragment, mapping, open, rewrite, tag};
+use crate::{account, fragment, identification, mapping, open, rewrite, tag};
 
 /// From inside to the wire, on the fast path: nothing but the uplink comes after.
 #[inline(always)]
@@ -18,7 +18,10 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now:
     if let Side::Inside = Kind::side(found.flow().kind, found.direction().opposite()) {
         return hairpin(skb, headers, found, Ttl::Decrement, now);
     }
-    forward::check_outward(skb, config, headers)?;
+    if let Err(to_kernel) = forward::check_outward(skb, config, headers) {
+        fragment::leave_to_kernel(headers, found, now);
+        return Err(to_kernel);
+    }
     leave(skb, config, headers, found, Ttl::Decrement, now)?;
     Ok(forward::to_uplink(skb, config))
 }
@@ -37,24 +40,29 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
     let tagging = tag::plan(skb, config, headers, found, now);
     // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
-    if !account::account(found, headers, now) {
+    if !account::account(skb, found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
     if found.flow().kind == Kind::Mapped as u8 && !found.state().has(State::MAPPED) {
         mapping::hold(found);
     }
     rewrite::packet(skb, headers, to, ttl)?;
+    identification::change(skb, headers, found, now)?;
     tag::carry_out(skb, config, found, tagging, now)
 }
 
 /// From a container or this host to a container or this host, by this host's address on the wire.
 #[inline(always)]
 pub fn hairpin(skb: Skb, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks) -> Step<Verdict> {
+    let state = found.state();
+    if state.has(State::HELD) && !state.replied() && found.direction() == Direction::Original {
+        return Err(Verdict::drop(Counter::Filtered));
+    }
     account::reopen(found, headers);
     fragment::remember(headers, Side::Inside, found, now);
     // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
-    if !account::account(found, headers, now) {
+    if !account::account(skb, found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
     // An answer to this host, which may have asked from an address in a subnet of its containers.
@@ -70,6 +78,7 @@ pub fn hairpin(skb: Skb, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks)
         return Ok(Verdict::PASS);
     }
     rewrite::packet(skb, headers, to, ttl)?;
+    identification::change(skb, headers, found, now)?;
     Ok(forward::to_inside(skb, place.ifindex))
 }
 
@@ -81,7 +90,7 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
     // Read before the flow is known to live still: the slot may get another one.
     let to = found.flow().translated(found.direction());
     let (kind, remembered) = (found.flow().kind, found.flow().inside);
-    if !account::account(found, headers, now) {
+    if !account::account(skb, found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
     if kind == Kind::Host as u8 && found.direction() == Direction::Reply {

@@ -43,6 +43,12 @@ impl Verdict {
         Self(bits)
     }
 
+    /// Whether the packet ends here.
+    #[inline(always)]
+    pub const fn is_end(self) -> bool {
+        self.0 as u32 == TC_ACT_SHOT as u32
+    }
+
     /// Counts, and gives the program's return value.
     #[inline(always)]
     pub fn finish(self) -> i32 {

@@ -35,6 +35,12 @@ const PINNED: [&str; 18] = [
     map::QUOTAS,
     map::FULL,
     map::FRAGMENTS,
+    map::DATAGRAMS,
+    map::DATAGRAM_KEYS,
+    map::HELD,
+    map::FRAGMENT_SOURCES,
+    map::FRAGMENT_HANDS,
+    map::SENT,
 ];
 
 /// The programs.

@@ -40,6 +40,7 @@ pub(crate) struct Maps {
     peers: HashMap<MapData, Addr, Peer>,
     subnets: LpmTrie<MapData, Addr, Subnet>,
     forwards: HashMap<MapData, ForwardKey, Forward>,
+    quotas: HashMap<MapData, Addr, u64>,
     flows: MapData,
     host_ports: MapData,
 }
@@ -79,6 +80,7 @@ impl Maps {
             peers: typed!(map::PEERS),
             subnets: typed!(map::SUBNETS),
             forwards: typed!(map::FORWARDS),
+            quotas: typed!(map::QUOTAS),
             flows: array(map(map::FLOWS)?).ok_or_else(|| no_array(map::FLOWS))?,
             host_ports: array(map(map::HOST_PORTS)?).ok_or_else(|| no_array(map::HOST_PORTS))?,
         })
@@ -218,6 +220,13 @@ impl Maps {
     pub(crate) fn remove_forwards(&mut self, forwards: &Forwards) -> Result<(), MapsError> {
         let mut keys = forwards.iter().map(|(key, _)| forward_key(key));
         keys.try_for_each(|key| gone(self.forwards.remove(&key))).map_err(wrong(map::FORWARDS))
+    }
+
+    /// Forgets how many ports containers have. Without a quota nobody counts them down.
+    pub(crate) fn forget_quotas(&mut self) -> Result<(), MapsError> {
+        let wrong = wrong(map::QUOTAS);
+        let containers: Vec<Addr> = self.quotas.keys().collect::<Result<_, _>>().map_err(&wrong)?;
+        containers.iter().try_for_each(|container| gone(self.quotas.remove(container))).map_err(&wrong)
     }
 }
 

@@ -27,6 +27,7 @@ mod in_the_name_of_the_host;
 mod next_door;
 mod on_the_wire;
 mod the_same_port_for_another_network;
+mod what_it_cannot_be;
 
 /// The port of the peer link.
 const LINK: u16 = 9628;

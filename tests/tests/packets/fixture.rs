@@ -8,12 +8,13 @@ use socket2::Type;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::State;
-use xnat_common::packet::{FragmentKey, proto};
+use xnat_common::fragment::FragmentKey;
+use xnat_common::packet::proto;
 use xnat_common::{Addr, Direction, Flow, FlowKey, Kind, Port, Side, Ticks, Tuple, tcp};
 use xnat_tests::packet as judge;
 use xnat_tests::topology::NODE1;
 
-use crate::packet::{End, Packet};
+use crate::packet::{End, ISN, Packet};
 use crate::skb::Outcome;
 use crate::world::{Hook, INSIDE, World, now};
 
@@ -107,6 +108,21 @@ pub fn from_host(proto: u8, host: End, destination: End, peer: Ipv4Addr) -> Know
     known
 }
 
+/// A flow from the outside to a container, by a forward: `port` is the one that was addressed.
+pub fn forwarded(proto: u8, client: End, port: u16, container: End) -> Known {
+    known(Kind::Forward, proto, tuple(client, (NODE1, port)), tuple(container, client))
+}
+
+/// A flow from the outside to a container, through a mapping of the container's.
+pub fn mapped(proto: u8, client: End, port: u16, container: End) -> Known {
+    known(Kind::Mapped, proto, tuple(client, (NODE1, port)), tuple(container, client))
+}
+
+/// A flow from `near` to `far`, both inside, by `port` of this host's address; `near` is seen there on its own port.
+pub fn hairpin(proto: u8, near: End, port: u16, far: End) -> Known {
+    known(Kind::Hairpin, proto, tuple(near, (NODE1, port)), tuple(far, (NODE1, near.1)))
+}
+
 /// The tuple of a packet between two ends. An ICMP identifier is the port of the end that asks, 0 that of the other.
 pub fn tuple(src: End, dst: End) -> Tuple {
     Tuple { src: src.0.into(), dst: dst.0.into(), sport: Port::new(src.1), dport: Port::new(dst.1) }
@@ -135,9 +151,13 @@ impl Known {
         self
     }
 
-    /// In this TCP state.
+    /// In this TCP state. A SYN that has been sent is that of [`crate::packet::tcp`]; of other states no windows are known.
     pub fn tcp(mut self, state: tcp::State) -> Self {
         self.0.state = State(self.0.state).with_tcp(state).0;
+        if state == tcp::State::SynSent {
+            let scale = u32::from(tcp::window::Scale::NONE.0) << 24;
+            self.0.window[0] = tcp::Window { end: ISN + 1, max_end: ISN + 1, max_window: scale | 1004 };
+        }
         self
     }
 

@@ -91,7 +91,6 @@ fn nothing_else_is_forwarded() {
     for (what, hook, packet) in [
         ("to another port", UplinkIn, tcp(CLIENT, (NODE1, 8081), SYN)),
         ("to another address on the same port", UplinkIn, tcp(CLIENT, (Ipv4Addr::new(172, 29, 0, 5), 8080), SYN)),
-        ("to the gateway's address", UplinkIn, tcp(CLIENT, (crate::world::GATEWAY, 8080), SYN)),
         (
             "another protocol",
             UplinkIn,

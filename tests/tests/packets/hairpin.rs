@@ -117,15 +117,27 @@ fn filtering_lets_in_who_has_sent_something_to_this_hosts_address() {
     world.expect(InsideIn, &udp((SERVER.0, 9), CLIENT_OUTSIDE), SHOT);
     assert_eq!(world.count(Counter::Filtered), 1);
     expect_as(&mut world, &udp(CLIENT, PUBLIC), &udp(CLIENT_OUTSIDE, SERVER).ttl(63));
-    expect_as(&mut world, &udp((SERVER.0, 9), CLIENT_OUTSIDE), &udp((NODE1, 9), CLIENT).ttl(63));
-    world.expect(UplinkIn, &udp((ANYWHERE, 5), CLIENT_OUTSIDE), REDIRECT);
+    expect_as(&mut world, &udp((SERVER.0, 10), CLIENT_OUTSIDE), &udp((NODE1, 10), CLIENT).ttl(63));
     world.expect_nothing_left();
+}
+
+/// What is not let in has opened the sender's own mapping, as toward anybody outside: so two containers that know each
+/// other's ports reach each other.
+#[test]
+fn two_containers_make_holes_for_each_other() {
     for filtering in [1, 2] {
-        world.reset();
+        let mut world = World::new();
         world.configure(|config| config.filtering = [filtering; 4]);
+        let other = (SERVER.0, 9);
         world.port_on_wire(&udp(CLIENT, SOMEBODY));
-        world.expect(InsideIn, &udp((SERVER.0, 9), CLIENT_OUTSIDE), SHOT);
-        assert_eq!(world.flows().len(), 1);
+        world.port_on_wire(&udp(other, SOMEBODY));
+        for _ in 0..2 {
+            world.expect(InsideIn, &udp(other, CLIENT_OUTSIDE), SHOT);
+        }
+        assert_eq!(world.count(Counter::Filtered), 2);
+        expect_as(&mut world, &udp(CLIENT, (NODE1, 9)), &udp(CLIENT_OUTSIDE, other).ttl(63));
+        expect_as(&mut world, &udp(other, CLIENT_OUTSIDE), &udp((NODE1, 9), CLIENT).ttl(63));
+        world.expect_nothing_left();
     }
 }
 

@@ -13,6 +13,7 @@ mod forwards;
 mod fragments;
 mod hairpin;
 mod host;
+mod hygiene;
 mod icmp_errors;
 mod ledger;
 mod mapping;

@@ -56,9 +56,13 @@ enum Body {
     },
 }
 
-/// A TCP segment.
+/// The first sequence number of every connection, in both directions.
+pub const ISN: u32 = 0x0102_0304;
+
+/// A TCP segment, of a connection in which nothing has been sent yet: it has the next number after the SYN and
+/// acknowledges that of the other end.
 pub fn tcp(src: End, dst: End, flags: u8) -> Packet {
-    let mut header = TcpHeader::new(src.1, dst.1, 0x0102_0304, 64_240);
+    let mut header = TcpHeader::new(src.1, dst.1, if flags & 0x02 != 0 { ISN } else { ISN + 1 }, 64_240);
     header.fin = flags & 0x01 != 0;
     header.syn = flags & 0x02 != 0;
     header.rst = flags & 0x04 != 0;
@@ -67,7 +71,7 @@ pub fn tcp(src: End, dst: End, flags: u8) -> Packet {
     header.ece = flags & 0x40 != 0;
     header.cwr = flags & 0x80 != 0;
     if header.ack {
-        header.acknowledgment_number = 0xa0b0_c0d0;
+        header.acknowledgment_number = ISN + 1;
     }
     new(src.0, dst.0, IpNumber::TCP, Body::Tcp { header: Box::new(header), payload: Vec::new() })
 }
@@ -185,6 +189,21 @@ impl Packet {
             Body::Tcp { payload, .. } | Body::Udp { payload, .. } | Body::Icmp { payload, .. } => *payload = new,
             Body::Other(_) | Body::Frame { .. } => panic!("no payload"),
         }
+        self
+    }
+
+    /// With these sequence and acknowledgement numbers, from [`ISN`] on.
+    pub fn numbers(mut self, seq: u32, ack: u32) -> Self {
+        let Body::Tcp { header, .. } = &mut self.body else { panic!("not TCP") };
+        header.sequence_number = ISN.wrapping_add(seq);
+        header.acknowledgment_number = if header.ack { ISN.wrapping_add(ack) } else { 0 };
+        self
+    }
+
+    /// With this window field.
+    pub fn window(mut self, window: u16) -> Self {
+        let Body::Tcp { header, .. } = &mut self.body else { panic!("not TCP") };
+        header.window_size = window;
         self
     }
 

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use xnat_common::counter::Counter::{
-    AnnouncesReceived, FlowsOpened, FlowsReopened, FlowsReplaced, FragmentUnknown, TagMalformed, TagStranger,
-    TagSubnet, TagVersion, TagsReceived, ToKernelTtl,
+    AnnouncesReceived, DirectDestination, FlowsOpened, FlowsReopened, FlowsReplaced, FragmentsHeld, TagMalformed,
+    TagStranger, TagSubnet, TagVersion, TagsReceived, ToKernelTtl,
 };
 use xnat_common::packet::proto;
 use xnat_common::{Direction, Side, flow::State, tcp::State as Tcp};
@@ -265,8 +265,8 @@ fn tags_that_are_not_accepted() {
             at: UplinkIn,
             given: vec![],
             packet: tcp(PEER, (N1, 80), SYN).tagged(Tag::Open, N1),
-            fate: Pass,
-            counts: &[],
+            fate: Gone,
+            counts: &[DirectDestination],
         },
     ]);
 }
@@ -300,7 +300,7 @@ fn fragments_of_a_tagged_packet() {
             given: vec![],
             packet: whole().fragment(800, 800),
             fate: Gone,
-            counts: &[TagsReceived, FragmentUnknown],
+            counts: &[FragmentsHeld],
         },
     ]);
 }

@@ -14,11 +14,13 @@ use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::Counter;
+use xnat_common::fragment::{
+    Datagram, DatagramKey, Fate, Fragment, FragmentKey, Handle, Held, Sent, SentKey, Source, SourceUse,
+};
 use xnat_common::host_port;
 use xnat_common::names::{map, program};
-use xnat_common::packet::{Fragment, FragmentKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
-use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Ticks};
+use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Side, Ticks};
 use xnat_tests::netns::Namespace;
 use xnat_tests::topology::{NODE1, NODE2, NODE3};
 
@@ -177,6 +179,9 @@ impl World {
         clear::<FlowKey, FlowRef>(map(&mut self.ebpf, map::TUPLES));
         clear::<FlowKey, u32>(map(&mut self.ebpf, map::KERNEL_FLOWS));
         clear::<FragmentKey, Fragment>(map(&mut self.ebpf, map::FRAGMENTS));
+        clear::<DatagramKey, u32>(map(&mut self.ebpf, map::DATAGRAM_KEYS));
+        clear::<Source, SourceUse>(map(&mut self.ebpf, map::FRAGMENT_SOURCES));
+        clear::<SentKey, Sent>(map(&mut self.ebpf, map::SENT));
         let mut flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
         for slot in 0..SLOTS {
             flows.set(slot, &bytemuck::Zeroable::zeroed(), 0).expect("a slot");
@@ -241,11 +246,56 @@ impl World {
         flows.insert(&key, &time.0, 0).expect("a tuple of the kernel's");
     }
 
-    /// Notes where the later fragments of a datagram go.
+    /// Notes where the later fragments of a datagram go, both where they come in and where the kernel sends them out.
     pub fn add_fragment(&mut self, key: FragmentKey, slot: u32, direction: Direction, time: Ticks) {
-        let fragment = Fragment { flow: FlowRef::new(slot, 1, direction), time: time.0, zero: 0 };
-        let mut fragments: HashMap<_, FragmentKey, Fragment> = map(&mut self.ebpf, map::FRAGMENTS);
-        fragments.insert(&key, &fragment, 0).expect("a datagram");
+        // The hand starts at the other end.
+        const LAST: u32 = xnat_common::fragment::DATAGRAMS - 1;
+        let flow = FlowRef::new(slot, 1, direction);
+        if key.side == Side::Inside as u8 {
+            let fragment = Fragment { flow, time: time.0, wire_id: key.id, zero: 0 };
+            let mut fragments: HashMap<_, FragmentKey, Fragment> = map(&mut self.ebpf, map::FRAGMENTS);
+            fragments.insert(&key, &fragment, 0).expect("a datagram");
+        }
+        let ifindex = if key.side == Side::Inside as u8 { INSIDE } else { UPLINK };
+        let key = DatagramKey { src: key.src, dst: key.dst, id: key.id, proto: key.proto, zero: 0, ifindex };
+        let datagram = Datagram {
+            word: 1 << 32 | u64::from(time.0),
+            fate: Fate::Flow as u64,
+            flow,
+            has_flow: 1,
+            key,
+            wire_id: key.id.into(),
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let mut datagrams: Array<_, Datagram> = map(&mut self.ebpf, map::DATAGRAMS);
+        datagrams.set(LAST, &datagram, 0).expect("a slot");
+        let mut keys: HashMap<_, DatagramKey, u32> = map(&mut self.ebpf, map::DATAGRAM_KEYS);
+        keys.insert(&key, &Handle::new(LAST, 1).0, 0).expect("a datagram");
+    }
+
+    /// Makes what is known of datagrams and their fragments older.
+    pub fn age_fragments(&mut self, seconds: u32) {
+        let ago = Ticks::from_secs(seconds).0;
+        let keys: HashMap<_, DatagramKey, u32> = map(&mut self.ebpf, map::DATAGRAM_KEYS);
+        let handles: Vec<Handle> = keys.iter().map(|entry| Handle(entry.expect("a datagram").1)).collect();
+        let mut datagrams: Array<_, Datagram> = map(&mut self.ebpf, map::DATAGRAMS);
+        for handle in handles {
+            let mut datagram = datagrams.get(&handle.slot(), 0).expect("a slot");
+            datagram.word -= u64::from(ago);
+            datagrams.set(handle.slot(), &datagram, 0).expect("a slot");
+        }
+        let mut fragments: Array<_, Held> = map(&mut self.ebpf, map::HELD);
+        for index in 0..xnat_common::fragment::HELD {
+            let mut held = fragments.get(&index, 0).expect("a slot");
+            held.time = held.time.wrapping_sub(ago);
+            fragments.set(index, &held, 0).expect("a slot");
+        }
+    }
+
+    /// How many datagrams are awaited.
+    pub fn datagrams(&mut self) -> usize {
+        let keys: HashMap<_, DatagramKey, u32> = map(&mut self.ebpf, map::DATAGRAM_KEYS);
+        keys.keys().count()
     }
 
     /// Binds a socket of the host, a listening one for TCP.

@@ -108,7 +108,10 @@ pub(crate) struct BehaviourArgs {
     #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
     pub(crate) filtering: Vec<BehaviourSpec>,
 
-    /// The ports that flows may have; one that a container has itself and that is free is kept
+    /// The TCP and UDP ports that flows may have
+    ///
+    /// A container's own port is kept where it is one of them and free, else the flow gets another of its class (below 1024
+    /// or not). Connections with peers have them too; ICMP identifiers are not ports.
     #[arg(long, value_name = "FIRST-LAST", default_value_t = PortRange::ALL)]
     pub(crate) ports: PortRange,
 

@@ -23,6 +23,10 @@ impl Daemon {
         self.stamp_host_ports();
         self.take_forwards()?;
         self.reconcile().await?;
+        // Once the dataplane knows that there is none.
+        if self.settings.max_ports.is_none() {
+            self.maps.forget_quotas()?;
+        }
         self.hooks.drop_leftovers(&mut self.undo)?;
         if let Some(place) = self.failed.first() {
             anyhow::bail!("{} has no hooks", self.there.name(place.link));
