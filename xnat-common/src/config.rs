@@ -94,7 +94,7 @@ pub struct Cursors {
     pub ended: u64,
     /// When refusals were last told by ICMP, in ticks (upper half), and how many in that tick.
     pub refusals: u64,
-    /// When the collector last looked for closed flows because something ran short, in ticks.
+    /// When closed flows were last looked for in vain because something ran short, in ticks.
     pub reclaimed: u64,
     /// Fills the cache line.
     pub zero: u64,

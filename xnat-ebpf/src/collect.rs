@@ -159,6 +159,8 @@ extern "C" fn visit_nth(nth: u64, slice: *mut c_void) -> i64 {
 const RECLAIM_SLOTS: u32 = 32_768;
 /// Closed flows after which such a search is content.
 const RECLAIM_ENOUGH: u64 = 256;
+/// Slots after which it is content with any.
+const RECLAIM_FEW: u64 = 4096;
 
 /// What the search's body needs.
 struct Reclaim {
@@ -168,8 +170,8 @@ struct Reclaim {
     before: u64,
 }
 
-/// Ends closed flows, because ports or records have run short: from where the hand stands, which moves on. Once a tick at
-/// most. Returns how many were ended.
+/// Ends closed flows, because ports or records have run short: from where the hand stands, which moves on. Where there
+/// was none, not again in the same tick. Returns how many were ended.
 ///
 /// A global function, which the verifier checks once by itself.
 #[unsafe(no_mangle)]
@@ -179,11 +181,7 @@ pub extern "C" fn xnat_reclaim(now: u32) -> u32 {
         return 0;
     };
     // SAFETY: a field of a map value.
-    let last = unsafe { (&raw const (*cursors).reclaimed).read_volatile() };
-    // SAFETY: as above.
-    if last == u64::from(now)
-        || !unsafe { atomic::compare_and_swap(&raw mut (*cursors).reclaimed, last, u64::from(now)) }
-    {
+    if unsafe { (&raw const (*cursors).reclaimed).read_volatile() } == u64::from(now) {
         return 0;
     }
     let Some((hand, slots)) = move_hand(config, 0) else {
@@ -195,7 +193,12 @@ pub extern "C" fn xnat_reclaim(now: u32) -> u32 {
     let visited = unsafe { bpf_loop(steps, reclaim_nth as *mut c_void, (&raw mut reclaim).cast(), 0) };
     // SAFETY: a field of a map value.
     unsafe { atomic::add(&raw mut (*cursors).hand, visited.cast_unsigned()) };
-    (maps::flows_ended() - reclaim.before) as u32
+    let ended = (maps::flows_ended() - reclaim.before) as u32;
+    if ended == 0 {
+        // SAFETY: as above; several processors may write the same.
+        unsafe { (&raw mut (*cursors).reclaimed).write_volatile(u64::from(now)) };
+    }
+    ended
 }
 
 extern "C" fn reclaim_nth(nth: u64, reclaim: *mut c_void) -> i64 {
@@ -216,7 +219,8 @@ extern "C" fn reclaim_nth(nth: u64, reclaim: *mut c_void) -> i64 {
     let closed = found.flow().proto == proto::TCP && found.state().tcp().is_over();
     if closed && end_if(&found, word) {
         maps::count(Counter::PortsReclaimed);
-        return i64::from(maps::flows_ended() - reclaim.before >= RECLAIM_ENOUGH);
+        let ended = maps::flows_ended() - reclaim.before;
+        return i64::from(ended >= RECLAIM_ENOUGH || nth >= RECLAIM_FEW);
     }
     0
 }

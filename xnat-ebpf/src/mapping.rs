@@ -62,10 +62,16 @@ pub fn goal(config: &Config, flow: &Flow) -> Goal {
     }
 }
 
+/// The remote address as the container knows it: of a hairpin, this host's own.
+#[inline(always)]
+fn remote(flow: &Flow) -> Addr {
+    flow.original.dst
+}
+
 /// The key under which an endpoint's port is found if it is not its own.
 #[inline(always)]
 pub fn endpoint(flow: &Flow, goal: Goal) -> Endpoint {
-    let remote = if goal as u32 == Goal::Remote as u32 { flow.reply.src } else { Addr::UNSPECIFIED };
+    let remote = if goal as u32 == Goal::Remote as u32 { remote(flow) } else { Addr::UNSPECIFIED };
     Endpoint { address: flow.original.src, remote, port: flow.original.sport, proto: flow.proto, zero: 0 }
 }
 
@@ -96,16 +102,29 @@ pub fn join(flow: &Flow, goal: Goal, port: Port) -> bool {
             None => false,
         };
     }
-    join_remote(&remote_key(flow.reply.src, port, flow.proto), address, own)
+    join_remote(&remote_key(remote(flow), port, flow.proto), address, own)
+}
+
+/// What has become of a claim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Claimed(u32);
+
+impl Claimed {
+    /// Somebody else has the port.
+    pub const NO: Self = Self(0);
+    /// The endpoint has it.
+    pub const YES: Self = Self(1);
+    /// Another packet of the endpoint has found it a port in this moment, this one or another.
+    pub const ELSEWHERE: Self = Self(2);
 }
 
 /// Takes a port that nobody has for the flow's endpoint.
 #[inline(always)]
-pub fn claim(found: &Found, goal: Goal, port: Port) -> bool {
+pub fn claim(found: &Found, goal: Goal, port: Port) -> Claimed {
     match goal {
-        Goal::Flow => true,
-        Goal::Endpoint => xnat_claim(found.reference.to_bits(), port.0.into(), 0) != 0,
-        Goal::Remote => xnat_claim(found.reference.to_bits(), port.0.into(), 1) != 0,
+        Goal::Flow => Claimed::YES,
+        Goal::Endpoint => Claimed(xnat_claim(found.reference.to_bits(), port.0.into(), 0)),
+        Goal::Remote => Claimed(xnat_claim(found.reference.to_bits(), port.0.into(), 1)),
     }
 }
 
@@ -116,29 +135,42 @@ pub fn claim(found: &Found, goal: Goal, port: Port) -> bool {
 #[inline(never)]
 extern "C" fn xnat_claim(reference: u64, port: u32, by_remote: u32) -> u32 {
     let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
-        return 0;
+        return Claimed::NO.0;
     };
     let (flow, port) = (found.flow(), Port(port as u16));
     let goal = if by_remote == 0 { Goal::Endpoint } else { Goal::Remote };
-    let owner = Owner::new(flow.original.src, flow.original.sport, 1);
-    let claimed = if by_remote == 0 {
-        let claim = |mapping: *mut Mapping| {
-            // SAFETY: a field of a map value.
-            unsafe { atomic::compare_and_swap((&raw mut (*mapping).owner).cast(), Owner::NONE.0, owner.0) }
+    let (address, own) = (flow.original.src, flow.original.sport);
+    let owner = Owner::new(address, own, 1);
+    if by_remote == 0 {
+        let Some(mapping) = of_port(flow.proto, port) else {
+            return Claimed::NO.0;
         };
-        of_port(flow.proto, port).is_some_and(claim)
+        // SAFETY: a field of a map value.
+        let before = unsafe {
+            let word = &raw mut (*mapping).owner;
+            if atomic::compare_and_swap(word.cast(), Owner::NONE.0, owner.0) {
+                Owner::NONE
+            } else {
+                word.read_volatile()
+            }
+        };
+        if !before.is_free() {
+            return if before.is(address, own) { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
+        }
     } else {
-        insert_remote(&remote_key(flow.reply.src, port, flow.proto), owner)
-    };
-    if !claimed {
-        return 0;
+        let key = remote_key(remote(flow), port, flow.proto);
+        if !insert_remote(&key, owner) {
+            let entry = REMOTES.get_ptr(&key);
+            // SAFETY: read at once.
+            let own = entry.is_some_and(|it| unsafe { (&raw const (*it).owner).read_volatile() }.is(address, own));
+            return if own { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
+        }
     }
-    if port == flow.original.sport || MOVED.insert(&endpoint(flow, goal), &port, u64::from(BPF_NOEXIST)).is_ok() {
-        return 1;
+    if port == own || MOVED.insert(&endpoint(flow, goal), &port, u64::from(BPF_NOEXIST)).is_ok() {
+        return Claimed::YES.0;
     }
-    // Another packet of the endpoint has found it a port in this moment.
     vacate(flow, goal, port);
-    0
+    Claimed::ELSEWHERE.0
 }
 
 /// Gives back what a flow that got no port after all has taken by [`join`] or [`claim`]; true if that was the end of the
@@ -169,7 +201,7 @@ fn depart(flow: &Flow, goal: Goal, port: Port) -> bool {
         Goal::Endpoint => of_port(flow.proto, port).is_some_and(|it| unsafe { exit(&raw mut (*it).owner) }),
         // SAFETY: a map value, which stays this key's as long as our session is counted.
         Goal::Remote => REMOTES
-            .get_ptr_mut(&remote_key(flow.reply.src, port, flow.proto))
+            .get_ptr_mut(&remote_key(remote(flow), port, flow.proto))
             .is_some_and(|it| unsafe { exit(&raw mut (*it).owner) }),
     };
     if last {
@@ -186,7 +218,7 @@ fn depart(flow: &Flow, goal: Goal, port: Port) -> bool {
 #[inline(always)]
 fn vacate(flow: &Flow, goal: Goal, port: Port) {
     if goal as u32 == Goal::Remote as u32 {
-        let _ = REMOTES.remove(&remote_key(flow.reply.src, port, flow.proto));
+        let _ = REMOTES.remove(&remote_key(remote(flow), port, flow.proto));
     } else if let Some(mapping) = of_port(flow.proto, port) {
         // SAFETY: a field of a map value. Nobody else writes it while a session of ours or the mark of its leaving is in it.
         unsafe { (&raw mut (*mapping).owner).write_volatile(Owner::NONE) };
@@ -220,17 +252,17 @@ extern "C" fn xnat_permit(reference: u64) -> u32 {
     for _ in 0..RETRIES {
         // SAFETY: as above.
         let old = Remote(unsafe { word.read_volatile() });
-        if old.sessions() != 0 && old.address() != flow.reply.src {
+        if old.sessions() != 0 && old.address() != remote(flow) {
             break;
         }
-        let new = Remote::new(flow.reply.src, old.sessions() + 1);
+        let new = Remote::new(remote(flow), old.sessions() + 1);
         // SAFETY: as above.
         if unsafe { atomic::compare_and_swap(word, old.0, new.0) } {
             account::mark(&found, State::REMOTE_NEAR, 0);
             return 1;
         }
     }
-    let key = remote_key(flow.reply.src, port, flow.proto);
+    let key = remote_key(remote(flow), port, flow.proto);
     let (address, own) = (flow.original.src, flow.original.sport);
     if insert_remote(&key, Owner::new(address, own, 1)) || join_remote(&key, address, own) {
         account::mark(&found, State::REMOTE_FAR, 0);
@@ -284,9 +316,14 @@ pub fn hold(found: &Found) {
     let Some(mapping) = of_port(flow.proto, port) else {
         return;
     };
+    // Whoever sets the bit enters, so that two answers at once are one session.
+    let state = found.state();
+    if state.has(State::MAPPED) || !found.change_state(state, State(state.0 | State::MAPPED)) {
+        return;
+    }
     // SAFETY: a field of a map value.
-    if unsafe { enter(&raw mut (*mapping).owner, flow.reply.src, flow.reply.sport) } {
-        account::mark(found, State::MAPPED, 0);
+    if !unsafe { enter(&raw mut (*mapping).owner, flow.reply.src, flow.reply.sport) } {
+        account::mark(found, 0, State::MAPPED);
     }
 }
 
@@ -327,7 +364,7 @@ fn retract(flow: &Flow, state: State) {
         unsafe { atomic::add((&raw mut (*mapping).remote).cast(), u64::MAX) };
     }
     if state.has(State::REMOTE_FAR) {
-        let key = remote_key(flow.reply.src, port, flow.proto);
+        let key = remote_key(remote(flow), port, flow.proto);
         // SAFETY: a map value, which stays this key's as long as our session is counted.
         if REMOTES.get_ptr_mut(&key).is_some_and(|it| unsafe { exit(&raw mut (*it).owner) }) {
             let _ = REMOTES.remove(&key);
@@ -400,6 +437,9 @@ extern "C" fn xnat_exit(word: *mut Owner) -> u32 {
     for _ in 0..RETRIES * 2 {
         // SAFETY: the verifier lets nothing pass but memory of the type's size, or a null pointer.
         let old = unsafe { word.read_volatile() };
+        if old.sessions() == 0 || old.is_leaving() {
+            return 0;
+        }
         let new = old.left();
         // SAFETY: as above.
         if unsafe { atomic::compare_and_swap(word.cast(), old.0, new.0) } {

@@ -42,7 +42,11 @@ pub fn to_itself(skb: Skb, headers: &Headers, now: Ticks) -> Step<Found> {
 /// A packet from the wire to this host's address.
 #[inline(always)]
 pub fn from_wire(skb: Skb, headers: &Headers, now: Ticks) -> Step<Found> {
-    claim_noted(skb, headers, xnat_from_wire(skb.raw()), now)
+    let answer = xnat_from_wire(skb.raw());
+    if answer != OPENS {
+        return Err(Verdict::from_bits(answer));
+    }
+    claim_from_wire(skb, headers, Opening::noted()?, now)
 }
 
 #[inline(always)]
@@ -166,7 +170,10 @@ pub fn follow(found: &Found, inside: u32) -> bool {
     if found.flow().kind == Kind::Host as u8 || interface_of(container) != Some(inside) {
         return false;
     }
-    set_inside(found, inside);
+    // A hairpin remembers whence it was opened, not where its answers come from.
+    if found.flow().kind != Kind::Hairpin as u8 || found.direction() == Direction::Original {
+        set_inside(found, inside);
+    }
     true
 }
 
@@ -271,12 +278,19 @@ pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now:
         }
         maps::count(Counter::FlowsReplaced);
     }
-    claim(skb, headers, opening, now)
+    claim_from_wire(skb, headers, opening, now)
 }
 
-/// Claims a flow for a packet. A container that gets none is told so.
+/// Claims a flow for a packet from inside. A container that gets none is told so.
 #[inline(always)]
-pub fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
+fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
     hygiene::check_opening(skb, headers)?;
     claim::claim(skb, opening, now).map_err(|counter| refuse::opening(skb, headers, opening.inside, counter, now))
+}
+
+/// Claims a flow for a packet from the wire. That it gets none is nobody's business inside.
+#[inline(always)]
+fn claim_from_wire(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
+    hygiene::check_opening(skb, headers)?;
+    claim::claim(skb, opening, now).map_err(Verdict::drop)
 }

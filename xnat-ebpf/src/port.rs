@@ -17,7 +17,7 @@ use xnat_common::port::{RANDOM_ATTEMPTS, Range, is_privileged, may_keep, range};
 use xnat_common::{Addr, Direction, Flow, FlowRef, Port, Ticks, host_port};
 
 use crate::lookup::{self, Found};
-use crate::mapping::{self, Goal};
+use crate::mapping::{self, Claimed, Goal};
 use crate::maps::{self, FORWARDS, FULL, TUPLES};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
@@ -29,6 +29,10 @@ const NONE: u32 = 0;
 const KEPT: u32 = 1;
 /// The flow has another port.
 const CHANGED: u32 = 2;
+/// The port of the flow's mapping is somebody else's toward its other end.
+const CLASH: u32 = 3;
+/// Another packet of the endpoint has just got it a mapping.
+const RETRY: u32 = 4;
 
 /// How long a full destination is believed to be full if no flow has ended.
 const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
@@ -37,13 +41,17 @@ const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
 #[inline(always)]
 pub fn take(skb: Skb, found: &Found, now: Ticks) -> Result<(), Counter> {
     let config = maps::config().ok_or(Counter::PortsExhausted)?;
-    let goal = mapping::goal(config, found.flow());
+    let mut goal = mapping::goal(config, found.flow());
     let mut result = NONE;
     if goal as u32 != Goal::Flow as u32 {
-        result = xnat_join(skb.raw(), found.reference.to_bits(), u64::from(now.0) << 32 | goal as u64);
+        result = join(skb, found, goal, now);
+        if result == CLASH {
+            // The endpoint has its mapping and gets no second one.
+            (goal, result) = (Goal::Flow, NONE);
+        }
     }
     if result == NONE {
-        result = take_another(skb, config, found, goal, now)?;
+        result = take_another(skb, found, goal, now)?;
     }
     if result == CHANGED {
         maps::count(Counter::PortsChanged);
@@ -51,17 +59,29 @@ pub fn take(skb: Skb, found: &Found, now: Ticks) -> Result<(), Counter> {
     Ok(())
 }
 
+#[inline(always)]
+fn join(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> u32 {
+    xnat_join(skb.raw(), found.reference.to_bits(), u64::from(now.0) << 32 | goal as u64)
+}
+
 /// Takes a port that the flow's endpoint does not have yet.
 #[inline(always)]
-fn take_another(skb: Skb, config: &Config, found: &Found, goal: Goal, now: Ticks) -> Result<u32, Counter> {
+fn take_another(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> Result<u32, Counter> {
     let flow = found.flow();
     let quoted = mapping::is_containers(flow);
-    if quoted && !quota::take(config, flow.original.src) {
+    if quoted && !quota::take(flow.original.src) {
         return Err(Counter::QuotaExceeded);
     }
     if goal as u32 != Goal::Flow as u32 {
-        let result = search(skb, found, goal, now);
-        if result != NONE {
+        let mut result = search(skb, found, goal, now);
+        let of_another = result == RETRY;
+        if of_another {
+            result = join(skb, found, goal, now);
+        }
+        if result == KEPT || result == CHANGED {
+            if of_another && quoted {
+                quota::give_back(flow.original.src);
+            }
             return Ok(result);
         }
     }
@@ -113,7 +133,7 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
             _ => return NONE,
         };
     }
-    // If somebody else has the port toward this end, the flow needs another.
+    // If somebody else has the port toward this end, the flow needs another, for itself.
     if is_unused(Skb::from_raw(skb), &found, port, Rival::Connected, now) && reserve(&found, port) {
         settle(config, &found, goal);
         return if port == own { KEPT } else { CHANGED };
@@ -121,7 +141,7 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     if mapping::leave(&found, goal, port) {
         quota::give_back(flow.original.src);
     }
-    NONE
+    CLASH
 }
 
 /// Notes what the flow, which has its port now, holds of a mapping.
@@ -198,8 +218,8 @@ struct Search {
     found: u32,
 }
 
-/// Finds a free port for a flow and takes it. `goal` is a [`Goal`], and perhaps [`OTHER`]. Returns [`KEPT`], [`CHANGED`] or
-/// [`NONE`].
+/// Finds a free port for a flow and takes it. `goal` is a [`Goal`], and perhaps [`OTHER`]. Returns [`KEPT`], [`CHANGED`],
+/// [`NONE`] or [`RETRY`].
 ///
 /// A global function, which the verifier checks once by itself; so is [`xnat_try_port`].
 #[unsafe(no_mangle)]
@@ -211,8 +231,12 @@ extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, n
     let (protocol, own) = (found.flow().proto, found.flow().reply.dport);
     let may_keep = goal & OTHER == 0 && may_keep(protocol, own, config.first_port, config.last_port);
     let goal = u64::from(now) << 32 | u64::from(goal & 0xff);
-    if may_keep && xnat_try_port(skb, reference, goal, own.0.into()) != 0 {
-        return KEPT;
+    if may_keep {
+        match xnat_try_port(skb, reference, goal, own.0.into()) {
+            NONE => {}
+            RETRY => return RETRY,
+            _ => return KEPT,
+        }
     }
     let Some(range) = range(protocol, own, config.first_port, config.last_port) else {
         return NONE;
@@ -259,41 +283,47 @@ extern "C" fn nth_port(nth: u64, search: *mut c_void) -> i64 {
         search.start + nth - RANDOM_ATTEMPTS
     };
     let port = search.range.at(place);
-    if xnat_try_port(search.skb, search.reference.to_bits(), search.goal, port.0.into()) == 0 {
-        return 0;
-    }
-    search.found = CHANGED;
-    1
+    search.found = xnat_try_port(search.skb, search.reference.to_bits(), search.goal, port.0.into());
+    i64::from(search.found != NONE)
 }
 
 /// Takes a port if it is free in every respect. `goal` is a [`Goal`], the time in the upper half; `port` in network order.
+/// Returns [`CHANGED`], [`NONE`] or [`RETRY`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port: u32) -> u32 {
     let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
-        return 0;
+        return NONE;
     };
     let (port, goal, now) = (Port(port as u16), Goal::of(goal as u32), Ticks((goal >> 32) as u32));
     let flow = found.flow();
     // What is taken most often is asked first.
-    if goal as u32 == Goal::Endpoint as u32 && !mapping::owner_of(flow.proto, port).is_free() {
-        return 0;
+    if goal as u32 == Goal::Endpoint as u32 {
+        let owner = mapping::owner_of(flow.proto, port);
+        if !owner.is_free() {
+            return if owner.is(flow.original.src, flow.original.sport) { RETRY } else { NONE };
+        }
     }
     // A flow of the host's own keeps the port of the socket that opens it.
     let rival = if flow.inside == 0 { Rival::Connected } else { Rival::Any };
-    if !is_unused(Skb::from_raw(skb), &found, port, rival, now) || !mapping::claim(&found, goal, port) {
-        return 0;
+    if !is_unused(Skb::from_raw(skb), &found, port, rival, now) {
+        return NONE;
+    }
+    match mapping::claim(&found, goal, port) {
+        Claimed::NO => return NONE,
+        Claimed::ELSEWHERE => return RETRY,
+        _ => {}
     }
     if !reserve(&found, port) {
         // The quota stays taken: for the next port that is tried.
         mapping::leave(&found, goal, port);
-        return 0;
+        return NONE;
     }
     settle(config, &found, goal);
     if goal as u32 != Goal::Flow as u32 {
         maps::count(Counter::MappingsOpened);
     }
-    1
+    CHANGED
 }
 
 /// Whether nobody but flows can have the port: neither the kernel's NAT, nor a socket of the host, nor a forward, nor the

@@ -245,7 +245,9 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
 /// A packet with the host's address that is not translated here: what it uses is remembered, so that no flow gets it.
 #[inline(always)]
 fn leave_alone(skb: Skb, headers: &Headers, now: Ticks) -> Step<()> {
-    if !skb.has_socket() {
+    // A ping of the host's has no socket that could be looked up when the answer comes.
+    let ping = headers.proto == proto::ICMP && headers.opens();
+    if !skb.has_socket() || ping {
         // Forwarded, and translated by the kernel: the answers are the kernel's as well.
         kernel_flow::remember(headers, Side::Wire, now);
         return Ok(());

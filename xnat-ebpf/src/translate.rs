@@ -77,7 +77,9 @@ fn hairpin(skb: Skb, headers: &Headers, found: &Found, forwarded: bool) -> Step<
         return Err(Verdict::drop(Counter::Filtered));
     }
     let dst = found.flow().translated(found.direction()).dst;
-    let Some(ifindex) = open::interface_of(dst) else {
+    // An answer to this host, which may have asked from an address in a subnet of its containers.
+    let to_host = found.flow().inside == 0 && found.direction() == Direction::Reply;
+    let Some(ifindex) = open::interface_of(dst).filter(|_| !to_host) else {
         return Ok(Way::LOOPBACK);
     };
     if forwarded && forward::kernel_must_answer(skb, headers, open::where_inside(ifindex, dst)) {

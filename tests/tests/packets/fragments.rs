@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use xnat_common::counter::Counter::{FlowsOpened, FragmentOverlap, FragmentUnknown, FragmentsHeld, Malformed};
+use xnat_common::counter::Counter::{
+    FlowsOpened, FragmentOverlap, FragmentUnknown, FragmentsHeld, Malformed, MappingsOpened,
+};
 use xnat_common::fragment::{DATAGRAMS_A_SOURCE, HELD_A_SOURCE};
 use xnat_common::packet::proto;
 use xnat_common::{Direction, Side};
@@ -41,7 +43,7 @@ fn fragments_follow_the_first() {
             given: vec![],
             packet: whole(CONTAINER, SERVER).fragment(0, 1480),
             fate: Redirect(whole((NODE1, 40000), SERVER).fragment(0, 1480).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "the first of a ping",
@@ -49,7 +51,7 @@ fn fragments_follow_the_first() {
             given: vec![],
             packet: echo(N1, ANYWHERE, 9).carrying(2000).fragment(0, 1480),
             fate: Redirect(echo(NODE1, ANYWHERE, 9).carrying(2000).fragment(0, 1480).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "the middle",

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use xnat_common::counter::Counter::{
-    BadChecksum, DirectDestination, FlowsOpened, Malformed, MartianSource, OwnSource, SourceRoute, SpoofedSource,
-    TagsReceived,
+    BadChecksum, DirectDestination, FlowsOpened, Malformed, MappingsOpened, MartianSource, OwnSource, SourceRoute,
+    SpoofedSource, TagsReceived,
 };
 use xnat_common::packet::proto;
 use xnat_tests::packet::{ACK, SYN};
@@ -231,7 +231,7 @@ fn transport_headers_that_lie_about_lengths() {
             given: vec![],
             packet: data_offset(syn().carrying(40), 15),
             fate: Redirect(data_offset(tcp(MASQUERADED, SERVER, SYN).carrying(40).ttl(63), 15)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "a UDP length beyond the packet is the receiver's to judge",
@@ -270,7 +270,7 @@ fn nothing_is_opened_by_a_packet_with_a_damaged_header() {
             given: vec![],
             packet: udp(CONTAINER, SERVER).options(&[1; 40]),
             fate: Redirect(udp(MASQUERADED, SERVER).options(&[1; 40]).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
     ]);
 }

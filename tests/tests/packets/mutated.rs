@@ -90,7 +90,7 @@ fn known() -> Vec<Known> {
 fn models(hook: Hook) -> Vec<Packet> {
     let echo = |src, dst| packet::echo(src, dst, 77);
     match hook {
-        Hook::InsideIn | Hook::UplinkOut => {
+        Hook::InsideIn | Hook::UplinkOut | Hook::LoopbackOut => {
             let to_container = packet::udp(SERVER, CONTAINER).carrying(64);
             vec![
                 packet::tcp(CONTAINER, SERVER, ACK).carrying(40),
@@ -284,7 +284,7 @@ fn judge(
     let is_out = match hook {
         Hook::InsideIn => outcome.action == REDIRECT,
         Hook::UplinkOut => true,
-        Hook::UplinkIn | Hook::InsideOut => is_sent_back,
+        Hook::UplinkIn | Hook::InsideOut | Hook::LoopbackOut => is_sent_back,
     };
     let is_ip = outcome.frame[12..14] == [8, 0] && outcome.frame.len() >= ETHERNET + 20;
     if is_out && is_ip {

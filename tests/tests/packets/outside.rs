@@ -1,6 +1,6 @@
 //! Between a container and the outside: masquerade, and the answers back.
 
-use xnat_common::counter::Counter::{FlowsOpened, PrivateSource, ToKernelMtu, ToKernelTtl};
+use xnat_common::counter::Counter::{FlowsOpened, MappingsOpened, PrivateSource, ToKernelMtu, ToKernelTtl};
 use xnat_common::packet::proto;
 use xnat_tests::packet::{ACK, FIN, PSH, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, NODE1};
@@ -40,7 +40,7 @@ fn openings_are_masqueraded() {
             given: vec![],
             packet: tcp(CONTAINER, SERVER, SYN),
             fate: Redirect(tcp(MASQUERADED, SERVER, SYN).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "TCP SYN with ECN, a type of service, and TCP options",
@@ -50,7 +50,7 @@ fn openings_are_masqueraded() {
             fate: Redirect(
                 tcp(MASQUERADED, SERVER, SYN | 0xc0).tos(0x2e).tcp_options(&[2, 4, 5, 0xb4, 1, 1, 4, 2]).ttl(63),
             ),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "TCP SYN with an IP option that is nobody's business",
@@ -58,7 +58,7 @@ fn openings_are_masqueraded() {
             given: vec![],
             packet: tcp(CONTAINER, SERVER, SYN).options(&[0x94, 4, 0, 0]),
             fate: Redirect(tcp(MASQUERADED, SERVER, SYN).options(&[0x94, 4, 0, 0]).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "UDP",
@@ -66,7 +66,7 @@ fn openings_are_masqueraded() {
             given: vec![],
             packet: udp(CONTAINER, NAMESERVER),
             fate: Redirect(udp(MASQUERADED, NAMESERVER).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "UDP with an odd number of octets, padded by Ethernet",
@@ -74,7 +74,7 @@ fn openings_are_masqueraded() {
             given: vec![],
             packet: udp(CONTAINER, NAMESERVER).carrying(3).padded(15),
             fate: Redirect(udp(MASQUERADED, NAMESERVER).carrying(3).padded(15).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "UDP without a checksum stays without",
@@ -82,7 +82,7 @@ fn openings_are_masqueraded() {
             given: vec![],
             packet: udp(CONTAINER, NAMESERVER).without_checksum(),
             fate: Redirect(udp(MASQUERADED, NAMESERVER).without_checksum().ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "UDP whose checksum comes to zero is sent with all ones",
@@ -93,7 +93,7 @@ fn openings_are_masqueraded() {
                 udp(CONTAINER, NAMESERVER).with_payload(payload)
             },
             fate: Redirect(summing_to_zero(udp(MASQUERADED, NAMESERVER)).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "UDP whose checksum was all ones gets another",
@@ -104,7 +104,7 @@ fn openings_are_masqueraded() {
                 let payload = summing_to_zero(udp(CONTAINER, NAMESERVER)).frame([[0; 6]; 2])[42..].to_vec();
                 Redirect(udp(MASQUERADED, NAMESERVER).with_payload(payload).ttl(63))
             },
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "ICMP echo request",
@@ -112,7 +112,7 @@ fn openings_are_masqueraded() {
             given: vec![],
             packet: echo(N1, ANYWHERE, 0x0a0b),
             fate: Redirect(echo(NODE1, ANYWHERE, 0x0a0b).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "ICMP timestamp request",
@@ -120,7 +120,7 @@ fn openings_are_masqueraded() {
             given: vec![],
             packet: query(N1, ANYWHERE, 13, 9).carrying(12),
             fate: Redirect(query(NODE1, ANYWHERE, 13, 9).carrying(12).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "SCTP, ports kept",

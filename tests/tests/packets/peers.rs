@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use xnat_common::counter::Counter::{AnnouncesSent, FlowsOpened, InsideTag, TagsSent, ToKernelMtu, ToKernelTtl};
+use xnat_common::counter::Counter::{
+    AnnouncesSent, FlowsOpened, InsideTag, MappingsOpened, TagsSent, ToKernelMtu, ToKernelTtl,
+};
 use xnat_common::packet::proto;
 use xnat_common::{flow::State, tcp::State as Tcp};
 use xnat_tests::packet::{ACK, FIN, PSH, RST, SYN};
@@ -94,7 +96,7 @@ fn openings_are_tagged() {
             given: vec![],
             packet: tcp(CONTAINER, (NODE2, 22), SYN),
             fate: Redirect(tcp(FROM, (NODE2, 22), SYN).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "an opening with a TTL of 1",
@@ -479,7 +481,7 @@ fn nothing_inside_makes_tags() {
             given: vec![],
             packet: udp(CONTAINER, (ANYWHERE, 53)).options(&behind(&[0, 0, 0, 0])),
             fate: Redirect(udp((NODE1, 40000), (ANYWHERE, 53)).options(&behind(&[0, 0, 0, 0])).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
         Fixture {
             what: "in the data of another option it is none either",
@@ -487,7 +489,7 @@ fn nothing_inside_makes_tags() {
             given: vec![],
             packet: udp(CONTAINER, (ANYWHERE, 53)).options(&[0x44, 8, 5, 0, 0x9e, 8, 0x10, 0]),
             fate: Redirect(udp((NODE1, 40000), (ANYWHERE, 53)).options(&[0x44, 8, 5, 0, 0x9e, 8, 0x10, 0]).ttl(63)),
-            counts: &[FlowsOpened],
+            counts: &[FlowsOpened, MappingsOpened],
         },
     ]);
 }

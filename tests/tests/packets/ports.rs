@@ -2,13 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use xnat_common::counter::Counter::{self, FlowsOpened, PortsChanged, PortsExhausted};
+use xnat_common::counter::Counter::{self, FlowsOpened, MappingsOpened, PortsChanged, PortsExhausted, Refusals};
 use xnat_common::packet::proto;
 use xnat_common::{Flow, FlowKey, Side, Tuple};
 use xnat_tests::packet::SYN;
 use xnat_tests::topology::{ANYWHERE, N1, NODE1, OUTSIDE};
 
-use crate::fixture::{Given, REDIRECT, SHOT, inbound, outside, tally, tuple};
+use crate::fixture::{Given, REDIRECT, inbound, outside, tally, tuple};
 use crate::packet::{Packet, echo, other, tcp, udp};
 use crate::world::{Hook, World};
 
@@ -55,7 +55,7 @@ fn the_original_port_is_kept_while_it_is_free() {
         }
         let port = port_of(&mut world, &tcp(CONTAINER, SERVER, SYN), tuple(CONTAINER, SERVER));
         assert_eq!(port, 40000, "{why}");
-        counted(&mut world, &[FlowsOpened]);
+        counted(&mut world, &[FlowsOpened, MappingsOpened]);
     }
 }
 
@@ -131,7 +131,7 @@ fn another_port_of_the_same_class_is_taken_when_it_is_not() {
         if protocol != proto::ICMP {
             assert_eq!(port < 1024, original.sport.number() < 1024, "{what}: {port} is of another class");
         }
-        counted(&mut world, &[FlowsOpened, PortsChanged]);
+        counted(&mut world, &[FlowsOpened, PortsChanged, MappingsOpened]);
     }
 }
 
@@ -171,8 +171,8 @@ fn what_cannot_change_its_port_is_refused() {
         world.reset();
         Given::Known(outside(protocol, ends.0, ends.1)).prepare(&mut world);
         let outcome = world.run(Hook::InsideIn, &packet, false).expect("a run");
-        assert_eq!(outcome.action, SHOT);
-        counted(&mut world, &[PortsExhausted]);
+        assert_eq!(outcome.action, REDIRECT, "the container is told");
+        counted(&mut world, &[PortsExhausted, Refusals]);
         assert_eq!(world.damage(), None, "nothing is left of the attempt");
         assert_eq!(world.flows().len(), 1);
     }
@@ -190,9 +190,9 @@ fn a_full_table_refuses_and_a_collected_slot_is_used_again() {
     // The opening pays for a look at the two slots, after which one of them is free.
     let port = port_of(&mut world, &udp(CONTAINER, SERVER), tuple(CONTAINER, SERVER));
     assert_eq!(port, 40000);
-    counted(&mut world, &[FlowsOpened, Counter::FlowsExpired]);
+    counted(&mut world, &[FlowsOpened, Counter::FlowsExpired, MappingsOpened]);
     let outcome = world.run(Hook::InsideIn, &udp(CONTAINER, (OUTSIDE, 9)), false).expect("a run");
-    assert_eq!(outcome.action, SHOT);
-    counted(&mut world, &[FlowsOpened, Counter::FlowsExpired, Counter::TableFull]);
+    assert_eq!(outcome.action, REDIRECT, "the container is told");
+    counted(&mut world, &[FlowsOpened, Counter::FlowsExpired, Counter::TableFull, MappingsOpened, Refusals]);
     assert_eq!(world.damage(), None);
 }

@@ -24,14 +24,15 @@ const PEER: (Ipv4Addr, u16) = (NODE2, 80);
 impl World {
     /// Runs a packet that must meet this fate.
     #[track_caller]
-    fn expect(&mut self, hook: Hook, packet: &Packet, action: i32) -> Vec<u8> {
+    pub fn expect(&mut self, hook: Hook, packet: &Packet, action: i32) -> Vec<u8> {
         let outcome = self.run(hook, packet, false).expect("a run");
         assert_eq!(outcome.action, action, "{:?}", tally(self.counters()));
         assert_eq!(self.damage(), None);
         outcome.frame
     }
 
-    fn count(&mut self, counter: Counter) -> u64 {
+    /// What a counter says.
+    pub fn count(&mut self, counter: Counter) -> u64 {
         self.counters().into_iter().find(|(which, _)| *which == counter).map_or(0, |(_, value)| value)
     }
 }
@@ -41,10 +42,11 @@ fn a_connection_to_the_outside() {
     let mut world = World::new();
     let out = |flags| (InsideIn, tcp(CONTAINER, SERVER, flags));
     let back = |flags| (UplinkIn, tcp(SERVER, WIRE, flags));
-    let replied = State::REPLIED | State::CONFIRMED;
+    let mapped = State::MAPPED | State::REMOTE_NEAR;
+    let replied = mapped | State::REPLIED | State::CONFIRMED;
     let open = replied | State::ASSURED;
     let table = [
-        (out(SYN), Tcp::SynSent, 0),
+        (out(SYN), Tcp::SynSent, mapped),
         (back(SYN | ACK), Tcp::SynRecv, replied),
         (out(ACK), Tcp::Established, open),
         (back(PSH | ACK), Tcp::Established, open),
@@ -52,7 +54,7 @@ fn a_connection_to_the_outside() {
         (back(ACK), Tcp::CloseWait, open | State::FIN_ORIGINAL),
         (back(FIN | ACK), Tcp::LastAck, open | State::FIN_ORIGINAL | State::FIN_REPLY),
         (out(ACK), Tcp::TimeWait, open | State::FIN_ORIGINAL | State::FIN_REPLY),
-        (out(SYN), Tcp::SynSent, 0),
+        (out(SYN), Tcp::SynSent, mapped),
         (back(RST | ACK), Tcp::Close, replied),
     ];
     for ((hook, packet), tcp, bits) in table {
@@ -65,7 +67,7 @@ fn a_connection_to_the_outside() {
     assert_eq!((flow.inside, flow.peer, flow.kind), (INSIDE, Addr::UNSPECIFIED, Kind::Outside as u8));
     assert_eq!(flow.original, tuple(CONTAINER, SERVER));
     assert_eq!(flow.reply, tuple(SERVER, WIRE));
-    assert_eq!(tally(world.counters()), [("flows_opened", 1), ("flows_reopened", 1)]);
+    assert_eq!(tally(world.counters()), [("flows_opened", 1), ("flows_reopened", 1), ("mappings_opened", 1)]);
 }
 
 #[test]
@@ -129,9 +131,10 @@ fn an_announcement_serves_the_packet_that_follows_it() {
 fn datagrams_and_pings_are_answered() {
     let mut world = World::new();
     world.expect(InsideIn, &udp(CONTAINER, SERVER), REDIRECT);
-    assert_eq!(State(world.flow().state), State::default());
+    let mapped = State::MAPPED | State::REMOTE_NEAR;
+    assert_eq!(State(world.flow().state), State(mapped));
     world.expect(UplinkIn, &udp(SERVER, WIRE), REDIRECT);
-    let answered = State(State::REPLIED | State::CONFIRMED | State::ASSURED);
+    let answered = State(mapped | State::REPLIED | State::CONFIRMED | State::ASSURED);
     assert_eq!(State(world.flow().state), answered);
 
     world.reset();

@@ -229,7 +229,7 @@ fn what_belongs_to_the_flow_stays_when_it_is_reopened() {
     let mut world = World::new();
     world.connect();
     world.follow(&[(Server, segment(Server, RST), Tcp::Close)]);
-    let kept = State::COUNTED | State::MAPPED | State::REMOTE_NEAR;
+    let kept = State::MAPPED | State::REMOTE_NEAR;
     let mut flow = world.flow();
     flow.state |= kept;
     let mut flows: Array<_, Flow> = world.ebpf.map_mut(map::FLOWS).expect("the flows").try_into().expect("an array");

@@ -29,7 +29,7 @@ const GSO_TCPV4: u8 = 1;
 
 /// `struct virtio_net_hdr`: what a frame's sender leaves to the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Offload {
+pub struct Offload {
     flags: u8,
     gso_type: u8,
     hdr_len: u16,
@@ -46,6 +46,12 @@ impl Offload {
         [&[self.flags, self.gso_type][..], &words.map(u16::to_ne_bytes).concat()].concat()
     }
 
+    /// From where on the device is to sum up, and where the sum goes.
+    pub fn checksum(self) -> Option<(usize, usize)> {
+        let (start, offset) = (usize::from(self.csum_start), usize::from(self.csum_offset));
+        (self.flags & NEEDS_CSUM != 0).then_some((start, start + offset))
+    }
+
     fn parse(octets: &[u8]) -> Self {
         let word = |at: usize| u16::from_ne_bytes([octets[at], octets[at + 1]]);
         Self {
@@ -60,10 +66,11 @@ impl Offload {
 }
 
 /// A machine at the far end of one of the host's veths.
-struct Machine(Socket);
+pub struct Machine(Socket);
 
 impl Machine {
-    fn at(world: &World, interface: u32) -> Self {
+    /// On one of the interfaces.
+    pub fn at(world: &World, interface: u32) -> Self {
         let socket = world.ns.within(|| {
             let every_protocol = u16::to_be(libc::ETH_P_ALL as u16);
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(every_protocol))))?;
@@ -101,14 +108,15 @@ impl Machine {
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
     }
 
-    fn send(&self, frame: &[u8], offload: Offload) {
+    /// Sends a frame.
+    pub fn send(&self, frame: &[u8], offload: Offload) {
         let bytes = [offload.octets(), frame.to_vec()].concat();
         assert_eq!(self.0.send(&bytes).expect("a frame"), bytes.len());
     }
 
     /// The next IPv4 frame that came.
     #[track_caller]
-    fn receive(&self) -> (Offload, Vec<u8>) {
+    pub fn receive(&self) -> (Offload, Vec<u8>) {
         loop {
             let mut bytes = vec![0; 1 << 16];
             let len = (&self.0).read(&mut bytes).expect("a frame");
@@ -119,8 +127,9 @@ impl Machine {
         }
     }
 
+    /// Expects a packet, as it lies in a frame at a hook.
     #[track_caller]
-    fn expect(&self, packet: &Packet, hook: Hook) {
+    pub fn expect(&self, packet: &Packet, hook: Hook) {
         let (_, frame) = self.receive();
         let parse = |frame: &[u8]| judge::Packet::parse(Duration::ZERO, frame);
         let expected = packet.frame(hook.macs());
@@ -129,7 +138,7 @@ impl Machine {
 }
 
 /// A host with all its hooks, a container and the wire.
-fn host() -> (World, Machine, Machine) {
+pub fn host() -> (World, Machine, Machine) {
     let mut world = World::new();
     for hook in [InsideIn, InsideOut, UplinkIn] {
         world.attach(hook);
@@ -256,7 +265,7 @@ fn headers_beyond_the_linear_part_are_fetched() {
 }
 
 /// A checksum that the device is to complete: its field has the sum over the pseudo-header only.
-fn partial(packet: &Packet, at: Hook, transport: usize, offset: usize) -> (Vec<u8>, Offload) {
+pub fn partial(packet: &Packet, at: Hook, transport: usize, offset: usize) -> (Vec<u8>, Offload) {
     let mut frame = packet.frame(at.macs());
     let len = (frame.len() - transport) as u16;
     let pseudo = [&frame[26..34], &[0, frame[23]], &len.to_be_bytes()].concat();
@@ -272,9 +281,8 @@ fn expect_offloaded(machine: &Machine, packet: &Packet, at: Hook) -> Offload {
     let (offload, mut frame) = machine.receive();
     let got = judge::Packet::parse(Duration::ZERO, &frame);
     assert_ne!((got.ip_checksum, got.l4_checksum), (Checksum::Valid, Checksum::Wrong), "{got:?}");
-    if offload.flags & NEEDS_CSUM != 0 {
+    if let Some((start, field)) = offload.checksum() {
         assert_eq!(got.l4_checksum, Checksum::Partial, "{got:?}");
-        let (start, field) = (usize::from(offload.csum_start), usize::from(offload.csum_start + offload.csum_offset));
         let sum = etherparse::checksum::Sum16BitWords::new().add_slice(&frame[start..]).ones_complement();
         frame[field..field + 2].copy_from_slice(&sum.to_ne_bytes());
     }

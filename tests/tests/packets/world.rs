@@ -37,6 +37,8 @@ pub const CONTAINER: u32 = 102;
 pub const UPLINK: u32 = 201;
 /// The other end of its veth: the wire.
 pub const WIRE: u32 = 202;
+/// The loopback interface.
+pub const LOOPBACK: u32 = 1;
 /// The address of the inside interface.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 1);
 /// Largest packet of both interfaces.
@@ -58,6 +60,8 @@ pub enum Hook {
     UplinkIn,
     /// To the wire.
     UplinkOut,
+    /// From the host to itself.
+    LoopbackOut,
 }
 
 impl Hook {
@@ -68,6 +72,7 @@ impl Hook {
             Self::InsideOut => program::INSIDE_EGRESS,
             Self::UplinkIn => program::UPLINK_INGRESS,
             Self::UplinkOut => program::UPLINK_EGRESS,
+            Self::LoopbackOut => program::LOOPBACK_EGRESS,
         }
     }
 
@@ -75,6 +80,7 @@ impl Hook {
         match self {
             Self::InsideIn | Self::InsideOut => INSIDE,
             Self::UplinkIn | Self::UplinkOut => UPLINK,
+            Self::LoopbackOut => LOOPBACK,
         }
     }
 
@@ -85,6 +91,7 @@ impl Hook {
             Self::InsideOut => [CONTAINER_MAC, INSIDE_MAC],
             Self::UplinkIn => [UPLINK_MAC, WIRE_MAC],
             Self::UplinkOut => [WIRE_MAC, UPLINK_MAC],
+            Self::LoopbackOut => [[0; 6]; 2],
         }
     }
 }
@@ -158,6 +165,7 @@ impl World {
             Hook::InsideOut => (c"in0", TcAttachType::Egress),
             Hook::UplinkIn => (c"up0", TcAttachType::Ingress),
             Hook::UplinkOut => (c"up0", TcAttachType::Egress),
+            Hook::LoopbackOut => (c"lo", TcAttachType::Egress),
         };
         let program: &mut SchedClassifier =
             self.ebpf.program_mut(hook.program()).expect("a program").try_into().expect("TC");
@@ -167,6 +175,7 @@ impl World {
     /// Forgets everything that packets have left behind.
     pub fn reset(&mut self) {
         self.sockets.clear();
+        self.forget_mappings();
         clear::<FlowKey, FlowRef>(map(&mut self.ebpf, map::TUPLES));
         clear::<FlowKey, u32>(map(&mut self.ebpf, map::KERNEL_FLOWS));
         clear::<FragmentKey, Fragment>(map(&mut self.ebpf, map::FRAGMENTS));
@@ -345,7 +354,7 @@ impl World {
     }
 
     /// What is wrong with the flow table as a whole, if anything is: every live flow has both its references and nobody
-    /// else has any.
+    /// else has any, and what flows hold of mappings is what the mappings say.
     pub fn damage(&mut self) -> Option<String> {
         let flows = self.flows();
         let tuples: HashMap<_, FlowKey, FlowRef> = map(&mut self.ebpf, map::TUPLES);
@@ -364,7 +373,10 @@ impl World {
             return Some(format!("references to nothing: {references:?}"));
         }
         let used = self.cursors().used;
-        (used != flows.len() as u64).then(|| format!("{used} flows counted, {} found", flows.len()))
+        if used != flows.len() as u64 {
+            return Some(format!("{used} flows counted, {} found", flows.len()));
+        }
+        self.unbalanced()
     }
 
     /// Forgets which ports the host uses: through the map's memory, because its entries are many.
@@ -380,7 +392,8 @@ impl World {
         }
     }
 
-    fn cursors(&mut self) -> Cursors {
+    /// Where the allocator and the collector stand.
+    pub fn cursors(&mut self) -> Cursors {
         let cursors: Array<_, Cursors> = map(&mut self.ebpf, map::CURSORS);
         cursors.get(&0, 0).expect("the cursors")
     }
@@ -413,7 +426,8 @@ pub fn load(object: &[u8]) -> Ebpf {
     ebpf
 }
 
-fn map<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> T
+/// A map, as what it is.
+pub fn map<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> T
 where
     T: TryFrom<&'a mut Map>,
     T::Error: std::fmt::Debug,
@@ -421,7 +435,8 @@ where
     ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect("a map of that kind")
 }
 
-fn clear<K: Pod, V: Pod>(mut map: HashMap<&mut MapData, K, V>) {
+/// Empties a map.
+pub fn clear<K: Pod, V: Pod>(mut map: HashMap<&mut MapData, K, V>) {
     let keys: Vec<K> = map.keys().map(|key| key.expect("a key")).collect();
     for key in keys {
         map.remove(&key).expect("an entry");
