@@ -24,6 +24,7 @@ pub mod packet;
 pub mod payload;
 pub mod process;
 pub mod program;
+pub mod random;
 pub mod raw;
 pub mod requirement;
 pub mod tcp;

@@ -18,9 +18,14 @@ const PART: usize = 1480;
 
 /// One host with xnat, and the outside.
 fn start_one(reference: &Reference) -> Xnat {
+    start_one_with(reference, "")
+}
+
+/// As [`start_one`], with further words.
+fn start_one_with(reference: &Reference, words: &str) -> Xnat {
     // Nobody there answers segments that no socket knows.
     reference.outside.ns().shell("iptables -A OUTPUT -p tcp ! -f --tcp-flags RST RST -j DROP");
-    Xnat::start(reference.node1.host.ns(), &format!("--subnet {SUBNET1} --uplink eth0"))
+    Xnat::start(reference.node1.host.ns(), &format!("--subnet {SUBNET1} --uplink eth0 {words}"))
 }
 
 /// A packet of each protocol with `length` octets of payload, on a port or with an identifier.
@@ -129,6 +134,23 @@ fn fragments_reach_the_container_in_any_order() {
     }
     assert!(xnat.counter("fragments_held") > 0);
     assert_eq!((xnat.counter("fragment_overlap"), xnat.counter("fragment_unknown")), (0, 0));
+}
+
+#[test]
+fn fragments_come_in_any_order_at_hooks_of_older_kernels() {
+    let reference = Reference::new();
+    let xnat = start_one_with(&reference, "--hooks clsact");
+    let (there, here) = (Ear::new(reference.outside.ns(), UDP), Ear::new(reference.n1().ns(), UDP));
+    for nth in 0..5_u16 {
+        let (seed, port) = (400 + u64::from(nth), 52_000 + nth);
+        let question = packet(UDP, (N1, port), (ANYWHERE, 5311), 0, seed, 5000).parts(800 + nth, PART);
+        send_all(reference.n1().ns(), &orders(&question).swap_remove(nth.into()));
+        expect_whole(&there, "the question", NODE1, seed, 5000);
+        let answer = packet(UDP, (ANYWHERE, 5311), (NODE1, port), 0, seed, 6000).parts(800 + nth, PART);
+        send_all(reference.outside.ns(), &orders(&answer).swap_remove(nth.into()));
+        expect_whole(&here, "the answer", ANYWHERE, seed, 6000);
+    }
+    assert!(xnat.counter("fragments_held") > 0);
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub const DATAGRAMS: u32 = 1 << SLOT_BITS;
 /// Fragments that can be kept at a time; a power of two.
 pub const HELD: u32 = 512;
 /// The longest frame that is kept, in bytes: a jumbo frame.
-pub const HELD_LEN: usize = 9216;
+pub const HELD_LEN: usize = 16_384;
 /// Datagrams of which a source may have us await the rest.
 pub const DATAGRAMS_A_SOURCE: u64 = 256;
 /// Fragments that are kept for a source: more than the 45 of the longest datagram, twice.

@@ -1,12 +1,12 @@
 //! TCP's state as a NAT sees it: sequences of segments and where they lead.
 
 use xnat_common::Direction::{self, Original, Reply};
-use xnat_common::Ticks;
 use xnat_common::flow::State;
 use xnat_common::packet::proto;
 use xnat_common::tcp::flags::{ACK, FIN, RST, SYN};
 use xnat_common::tcp::{self, State as Tcp};
-use xnat_common::timeout::Timeouts;
+use xnat_common::timeout::{Timeouts, refreshes};
+use xnat_common::{Kind, Ticks};
 
 const STATES: [Tcp; 10] = [
     Tcp::None,
@@ -115,6 +115,55 @@ fn connections_close() {
 fn what_is_over_can_be_opened_anew() {
     for tcp in STATES {
         assert_eq!(tcp.is_over(), matches!(tcp, Tcp::TimeWait | Tcp::Close), "{}", tcp.name());
+    }
+}
+
+#[test]
+fn a_syn_takes_up_anew_what_both_ends_have_done_with() {
+    for tcp in STATES {
+        let over = matches!(tcp, Tcp::LastAck | Tcp::TimeWait | Tcp::Close);
+        assert_eq!(tcp::can_reopen(tcp), over, "{}", tcp.name());
+        for direction in [Original, Reply] {
+            let next = tcp::advance(State::default().with_tcp(tcp), direction, SYN, false).tcp();
+            assert_eq!(next == Tcp::SynSent, over || tcp == Tcp::None || tcp == Tcp::SynSent && direction == Original);
+        }
+    }
+}
+
+#[test]
+fn what_belongs_to_the_connection_goes_when_it_is_taken_up_anew() {
+    let all = State(!0).with_tcp(Tcp::TimeWait);
+    let connection =
+        State::REPLIED | State::CONFIRMED | State::FIN_ORIGINAL | State::FIN_REPLY | State::ASSURED | State::CROSSED;
+    let flow =
+        State::ANNOUNCED | State::DOOMED | State::MAPPED | State::MOVING | State::REMOTE_NEAR | State::REMOTE_FAR;
+    assert_eq!(connection & flow, 0);
+    assert_eq!(tcp::reopened(all, Kind::Outside as u8), State(flow));
+    assert_eq!(tcp::reopened(all, Kind::Peer as u8), State(flow));
+    assert_eq!(tcp::reopened(all, Kind::Inbound as u8), State(flow | State::CONFIRMED), "the peer knows what it opens");
+}
+
+#[test]
+fn data_bring_back_what_a_reset_has_ended() {
+    let data = |state| [Original, Reply].map(|direction| tcp::advance(state, direction, ACK, true).tcp());
+    let close = |bits| State(bits).with_tcp(Tcp::Close);
+    assert_eq!(data(close(State::ASSURED)), [Tcp::Established; 2]);
+    assert_eq!(data(close(State::ASSURED | State::FIN_REPLY)), [Tcp::CloseWait; 2], "half-closed, as it was");
+    assert_eq!(data(close(State::ASSURED | State::FIN_REPLY | State::FIN_ORIGINAL)), [Tcp::Close; 2]);
+    assert_eq!(data(close(0)), [Tcp::Close; 2], "never established");
+    assert_eq!(tcp::advance(close(State::ASSURED), Reply, ACK, false).tcp(), Tcp::Close, "no data");
+    let fin = tcp::advance(close(State::ASSURED), Reply, FIN | ACK, true);
+    assert_eq!(fin, State(State::ASSURED | State::FIN_REPLY).with_tcp(Tcp::FinWait), "and a FIN behind them");
+}
+
+#[test]
+fn what_comes_in_refreshes_but_a_mapping_that_nobody_answers_on() {
+    for number in 0..=u8::MAX {
+        for state in [State::default(), State(State::REPLIED)] {
+            assert!(refreshes(number, state, false), "what leaves always does");
+            let mapped = Kind::from_u8(number) == Some(Kind::Mapped);
+            assert_eq!(refreshes(number, state, true), !mapped || state.replied(), "kind {number}");
+        }
     }
 }
 

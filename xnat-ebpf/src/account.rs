@@ -115,19 +115,19 @@ extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u
     let (here, there) = (direction as usize, direction.opposite() as usize);
     // SAFETY: fields of a map value; the directions are 0 and 1. What becomes of stores that lose a race is said at
     // `Window`.
-    let (sender, receiver, sent, received) = unsafe {
+    let (sender, receiver, own_syn, other_syn) = unsafe {
         let windows = (&raw mut (*found.flow).window).cast::<Window>();
         let noted = (&raw mut (*found.flow).syn).cast::<u32>();
         (&mut *windows.add(here), &mut *windows.add(there), noted.add(here), noted.add(there))
     };
     // SAFETY: as above.
-    let noted = unsafe { received.read_volatile() };
+    let noted = unsafe { other_syn.read_volatile() };
     let judgement = window::judge(found.state().tcp(), sender, receiver, noted, &segment);
     // SAFETY: as above.
     unsafe {
         match judgement {
-            Judgement::Implausible if tcp::opens(segment.flags) => sent.write_volatile(segment.end()),
-            Judgement::Restarts => received.write_volatile(0),
+            Judgement::Implausible if tcp::opens(segment.flags) => own_syn.write_volatile(segment.end()),
+            Judgement::Restarts => other_syn.write_volatile(0),
             _ => {}
         }
     }

@@ -1,5 +1,7 @@
 //! Last step: send the packet on, or leave it to the kernel.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::{
     __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
     bpf_fib_lookup as FibLookup,
@@ -12,7 +14,7 @@ use xnat_common::packet::{Headers, proto, tcp_header, udp_header};
 
 use crate::maps;
 use crate::open::Place;
-use crate::skb::{MARK_DONE, Skb};
+use crate::skb::{MARK_DONE, Skb, zeroed};
 use crate::verdict::{Step, Verdict};
 
 /// Length of the parameters of the route look-up in bytes.
@@ -130,8 +132,9 @@ extern "C" fn xnat_leads_to_uplink(skb: *mut __sk_buff, inside: u32, src: u32, d
     let Some(config) = maps::config() else {
         return 0;
     };
+    let mut place = MaybeUninit::<FibLookup>::uninit();
     // SAFETY: a plain C structure for which all zeroes are valid.
-    let mut parameters: FibLookup = unsafe { core::mem::zeroed() };
+    let parameters = unsafe { zeroed(&mut place) };
     parameters.family = FAMILY_IPV4;
     parameters.l4_protocol = transport as u8;
     parameters.sport = (transport >> 32) as u16;
@@ -140,7 +143,7 @@ extern "C" fn xnat_leads_to_uplink(skb: *mut __sk_buff, inside: u32, src: u32, d
     parameters.__bindgen_anon_3.ipv4_src = src;
     parameters.__bindgen_anon_4.ipv4_dst = dst;
     // SAFETY: the structure is as long as said.
-    let result = unsafe { bpf_fib_lookup(skb.cast(), &raw mut parameters, PARAMETERS_LEN, 0) };
+    let result = unsafe { bpf_fib_lookup(skb.cast(), &raw mut *parameters, PARAMETERS_LEN, 0) };
     // Whether a packet is too long for the route is not asked here.
     let found = [BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_FRAG_NEEDED];
     let routed = found.iter().any(|code| result == i64::from(*code));

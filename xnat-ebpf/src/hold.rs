@@ -20,7 +20,7 @@ use xnat_common::packet::{ethernet, ipv4};
 use crate::atomic;
 use crate::datagram;
 use crate::maps::{FRAGMENT_HANDS, FRAGMENT_SOURCES, HELD, count};
-use crate::skb::Skb;
+use crate::skb::{Skb, bounded};
 
 /// Which of the hands moves over the slots.
 const HAND: u32 = 1;
@@ -100,7 +100,7 @@ fn save(skb: Skb, held: *mut Held) -> bool {
     // SAFETY: the frame's room is as long as was checked.
     unsafe {
         (*held).len = len;
-        bpf_skb_load_bytes(skb.raw().cast(), 0, (&raw mut (*held).frame).cast(), len) == 0
+        bpf_skb_load_bytes(skb.raw().cast(), 0, (&raw mut (*held).frame).cast(), bounded::<HELD_LEN>(len)) == 0
     }
 }
 
@@ -112,8 +112,11 @@ fn load(skb: Skb, held: *mut Held) -> bool {
     if len == 0 || len > HELD_LEN as u32 {
         return false;
     }
+    if !skb.resize(len) {
+        return false;
+    }
     // SAFETY: the frame is as long as was checked.
-    skb.resize(len) && unsafe { bpf_skb_store_bytes(skb.raw(), 0, (&raw const (*held).frame).cast(), len, 0) } == 0
+    unsafe { bpf_skb_store_bytes(skb.raw(), 0, (&raw const (*held).frame).cast(), bounded::<HELD_LEN>(len), 0) == 0 }
 }
 
 /// Keeps a later fragment, if it `keeps` one; and takes what is kept of a datagram whose fate is known, to have it received

@@ -11,15 +11,15 @@ use xnat_common::Addr;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::hygiene::{self, ICMP_VERIFIED_MAX, Owner};
-use xnat_common::packet::{Headers, ipv4};
+use xnat_common::packet::Headers;
 
 use crate::maps;
 use crate::parse::{IP, transport_offset};
-use crate::skb::Skb;
+use crate::skb::{Skb, bounded};
 use crate::verdict::{Step, Verdict};
 
-/// How many bytes are summed up at a time; even, so that the last piece alone may end in half a word.
-const CHUNK: usize = 64;
+/// How many bytes of a message are summed up at a time: few, because the stack is 512 bytes for all calls together.
+const CHUNK: usize = 32;
 
 /// From the wire, before anything else: drops what claims to be what it cannot.
 #[inline(always)]
@@ -72,7 +72,7 @@ pub fn ip_checksum_is_good(skb: Skb, offset: usize, len: usize) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_ip_sum(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
-    match sum::<{ ipv4::LEN_MAX }>(skb, offset, len, 0) {
+    match sum::<64>(skb, offset, len, 0) {
         Some(sum) => u32::from(hygiene::sums_up(sum)),
         None => 0,
     }
@@ -113,6 +113,9 @@ extern "C" fn xnat_icmp_sum(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
 extern "C" fn step(_nth: u64, walk: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands over the pointer that `xnat_icmp_sum` gave it.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
+    if walk.left == 0 {
+        return 1;
+    }
     let len = if walk.left < CHUNK as u32 { walk.left } else { CHUNK as u32 };
     let Some(sum) = sum::<CHUNK>(walk.skb, walk.at, len, walk.sum) else {
         return 1;
@@ -123,17 +126,15 @@ extern "C" fn step(_nth: u64, walk: *mut c_void) -> i64 {
     0
 }
 
-/// The one's complement sum over `len` bytes of the packet, `MAX` at most, and `seed`.
+/// The one's complement sum over `len` bytes of the packet, 1 to `MAX`, and `seed`. `MAX` is a power of two.
 #[inline(always)]
 fn sum<const MAX: usize>(skb: *mut __sk_buff, offset: u32, len: u32, seed: u32) -> Option<u32> {
-    const { assert!(MAX.is_multiple_of(4), "whole words") };
+    const { assert!(MAX >= 4, "whole words") };
     // What the packet does not fill stays zero and adds nothing.
     let mut bytes = Chunk([0; MAX]);
     let pointer = bytes.0.as_mut_ptr();
-    if len == 0 || len > MAX as u32 {
-        return None;
-    }
-    // SAFETY: the destination is as long as has just been compared.
+    let len = bounded::<MAX>(len);
+    // SAFETY: the destination is as long as the mask allows.
     if unsafe { bpf_skb_load_bytes(skb.cast(), offset, pointer.cast(), len) } != 0 {
         return None;
     }

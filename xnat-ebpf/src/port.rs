@@ -337,21 +337,32 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
 /// Takes the reply tuple with the port if no flow has it: the insertion is the reservation.
 #[inline(always)]
 fn reserve(found: &Found, port: Port) -> bool {
+    xnat_reserve(found.reference.to_bits(), port.0.into()) != 0
+}
+
+/// As [`reserve`]. A global function, whose stack is not that of the search.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_reserve(reference: u64, port: u32) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return 0;
+    };
+    let port = Port(port as u16);
     let mut key = found.flow().key(Direction::Reply);
     key.tuple.dport = port;
     // Whoever hairpins to itself cannot have one tuple for both directions.
     if key == found.flow().key(Direction::Original) {
-        return false;
+        return 0;
     }
     if TUPLES.insert(&key, &found.in_direction(Direction::Reply).reference, u64::from(BPF_NOEXIST)).is_err() {
-        return false;
+        return 0;
     }
     // The flow that is being moved may have ended in the meantime, and the slot have another one.
     if found.word().generation() != found.reference.generation() {
         let _ = TUPLES.remove(&key);
-        return false;
+        return 0;
     }
     // SAFETY: one aligned store of two bytes; nobody can read a half of it.
     unsafe { (&raw mut (*found.flow).reply.dport).write_volatile(port) };
-    true
+    1
 }

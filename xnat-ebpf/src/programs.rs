@@ -9,7 +9,6 @@ use xnat_common::subnet::Subnet;
 use xnat_common::tcp::flags;
 use xnat_common::{FlowKey, Side, Ticks};
 
-use crate::forward::Ttl;
 use crate::icmp_error::Place;
 use crate::lookup::{self, Found};
 use crate::maps;
@@ -160,7 +159,7 @@ fn to_itself(skb: Skb) -> Step<Verdict> {
         None if headers.is_later_fragment() => return Err(Verdict::PASS),
         None => open::to_itself(skb, &headers, now)?,
     };
-    translate::hairpin(skb, &headers, &found, Ttl::Keep, now)
+    translate::from_itself(skb, config, &headers, &found, now)
 }
 
 /// To the peers and the outside: what the kernel has routed here.

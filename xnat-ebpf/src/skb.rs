@@ -1,5 +1,8 @@
 //! The packet as the kernel hands it over.
 
+use core::arch::asm;
+use core::mem::MaybeUninit;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode,
@@ -152,11 +155,13 @@ impl Skb {
     /// Copies a `T` out of the packet, linear or not.
     #[inline(always)]
     pub fn load<T: bytemuck::Pod>(self, offset: usize) -> Option<T> {
-        let mut value = T::zeroed();
-        // SAFETY: the destination is as long as said.
-        let result =
-            unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, (&raw mut value).cast(), size_of::<T>() as u32) };
-        (result == 0).then_some(value)
+        let mut value = MaybeUninit::<T>::uninit();
+        let (packet, len) = (self.0.cast(), size_of::<T>() as u32);
+        // SAFETY: the destination is as long as said; the helper fills all of it, with zeroes if it fails.
+        unsafe {
+            let result = bpf_skb_load_bytes(packet, offset as u32, value.as_mut_ptr().cast(), len);
+            (result == 0).then_some(value.assume_init())
+        }
     }
 
     /// Stores a `T` into the packet.
@@ -244,6 +249,35 @@ impl Skb {
         // SAFETY: no parameters are passed, which the helper takes as "look up".
         Verdict::redirect(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32)
     }
+}
+
+/// Fills a place with zeroes, word by word: the compiler's own way is a call, whose stack counts.
+///
+/// # Safety
+/// All zeroes are a valid `T`, whose size is a multiple of four.
+#[inline(always)]
+pub unsafe fn zeroed<T>(place: &mut MaybeUninit<T>) -> &mut T {
+    const { assert!(size_of::<T>().is_multiple_of(4), "words") };
+    let words = place.as_mut_ptr().cast::<u32>();
+    for word in 0..size_of::<T>() / 4 {
+        // SAFETY: within the value.
+        unsafe { words.add(word).write_volatile(0) };
+    }
+    // SAFETY: every byte has been written, and the caller vouches for the rest.
+    unsafe { place.assume_init_mut() }
+}
+
+/// A length from 1 to `MAX`, a power of two, as the verifier of every kernel believes it: what is beyond starts again.
+///
+/// The compiler knows the range where it has been compared, and would leave the mask out, or compare a copy; the verifier
+/// of kernel 6.1 then knows nothing of the length that a helper gets.
+#[inline(always)]
+pub fn bounded<const MAX: usize>(len: u32) -> u32 {
+    const { assert!(MAX.is_power_of_two(), "a mask") };
+    let mut before_last = u64::from(len.wrapping_sub(1));
+    // SAFETY: nothing changes.
+    unsafe { asm!("{0} = {0}", inout(reg) before_last) };
+    ((before_last & (MAX as u64 - 1)) + 1) as u32
 }
 
 /// A helper's return value as a step.

@@ -3,13 +3,15 @@
 //! Two sources: the kernel is asked who would get a packet, and `HOST_PORTS` tells which ports the host uses at all,
 //! toward whomever.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
 use xnat_common::packet::{Headers, proto};
 use xnat_common::{Port, Ticks, Tuple, host_port};
 
 use crate::maps::HOST_PORTS;
-use crate::skb::Skb;
+use crate::skb::{Skb, zeroed};
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`.
 const LISTEN: u32 = 10;
@@ -56,8 +58,9 @@ pub fn takes(skb: Skb, protocol: u8, incoming: &Tuple, rival: Rival) -> bool {
     if protocol != proto::TCP && protocol != proto::UDP {
         return false;
     }
+    let mut place = MaybeUninit::<bpf_sock_tuple>::uninit();
     // SAFETY: a plain C union for which all zeroes are valid.
-    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let tuple = unsafe { zeroed(&mut place) };
     tuple.__bindgen_anon_1.ipv4.saddr = incoming.src.0;
     tuple.__bindgen_anon_1.ipv4.daddr = incoming.dst.0;
     tuple.__bindgen_anon_1.ipv4.sport = incoming.sport.0;
@@ -69,9 +72,9 @@ pub fn takes(skb: Skb, protocol: u8, incoming: &Tuple, rival: Rival) -> bool {
     unsafe {
         let context = skb.raw().cast();
         let socket = if protocol == proto::TCP {
-            bpf_skc_lookup_tcp(context, &raw mut tuple, size, namespace, 0)
+            bpf_skc_lookup_tcp(context, &raw mut *tuple, size, namespace, 0)
         } else {
-            bpf_sk_lookup_udp(context, &raw mut tuple, size, namespace, 0)
+            bpf_sk_lookup_udp(context, &raw mut *tuple, size, namespace, 0)
         };
         if socket.is_null() {
             return false;

@@ -12,18 +12,80 @@ use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{account, fragment, identification, mapping, open, rewrite, tag};
 
-/// From inside to the wire, on the fast path: nothing but the uplink comes after.
+/// Where a packet from inside goes once it is translated: a kind, and an interface in the lower half. One word, because the
+/// verifier follows words best.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Way(u64);
+
+impl Way {
+    /// To the wire.
+    const UPLINK: Self = Self(0);
+    /// To this host itself.
+    const LOOPBACK: Self = Self(1 << 32);
+    /// To the kernel, which has to answer.
+    const KERNEL: Self = Self(2 << 32);
+
+    /// To a container behind this interface.
+    const fn inside(ifindex: u32) -> Self {
+        Self(3 << 32 | ifindex as u64)
+    }
+
+    #[inline(always)]
+    fn go(self, skb: Skb, config: &Config) -> Verdict {
+        match self {
+            Self::UPLINK => forward::to_uplink(skb, config),
+            Self::LOOPBACK => forward::to_loopback(skb),
+            Self::KERNEL => {
+                skb.set_mark(MARK_KERNEL);
+                Verdict::PASS
+            }
+            Self(inside) => forward::to_inside(skb, inside as u32),
+        }
+    }
+}
+
+/// From a container on the fast path: nothing but the interface at the other end comes after.
 #[inline(always)]
 pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now: Ticks) -> Step<Verdict> {
-    if let Side::Inside = Kind::side(found.flow().kind, found.direction().opposite()) {
-        return hairpin(skb, headers, found, Ttl::Decrement, now);
+    let way = if let Side::Inside = Kind::side(found.flow().kind, found.direction().opposite()) {
+        hairpin(skb, headers, found, true)?
+    } else {
+        if let Err(to_kernel) = forward::check_outward(skb, config, headers) {
+            fragment::leave_to_kernel(headers, found, now);
+            return Err(to_kernel);
+        }
+        Way::UPLINK
+    };
+    let ttl = if way == Way::LOOPBACK || way == Way::KERNEL { Ttl::Keep } else { Ttl::Decrement };
+    leave(skb, config, headers, found, ttl, now)?;
+    Ok(way.go(skb, config))
+}
+
+/// From this host to itself, by its address on the wire.
+#[inline(always)]
+pub fn from_itself(skb: Skb, config: &Config, headers: &Headers, found: &Found, now: Ticks) -> Step<Verdict> {
+    let way = hairpin(skb, headers, found, false)?;
+    leave(skb, config, headers, found, Ttl::Keep, now)?;
+    Ok(way.go(skb, config))
+}
+
+/// The way of a packet by this host's address on the wire to a container, or to this host itself.
+#[inline(always)]
+fn hairpin(skb: Skb, headers: &Headers, found: &Found, forwarded: bool) -> Step<Way> {
+    let state = found.state();
+    if state.has(State::HELD) && !state.replied() && found.direction() == Direction::Original {
+        return Err(Verdict::drop(Counter::Filtered));
     }
-    if let Err(to_kernel) = forward::check_outward(skb, config, headers) {
-        fragment::leave_to_kernel(headers, found, now);
-        return Err(to_kernel);
+    let dst = found.flow().translated(found.direction()).dst;
+    // An answer to this host, which may have asked from an address in a subnet of its containers.
+    let to_host = found.flow().inside == 0 && found.direction() == Direction::Reply;
+    let Some(ifindex) = open::interface_of(dst).filter(|_| !to_host) else {
+        return Ok(Way::LOOPBACK);
+    };
+    if forwarded && forward::kernel_must_answer(skb, headers, open::where_inside(ifindex, dst)) {
+        return Ok(Way::KERNEL);
     }
-    leave(skb, config, headers, found, Ttl::Decrement, now)?;
-    Ok(forward::to_uplink(skb, config))
+    Ok(Way::inside(ifindex))
 }
 
 /// From inside to the wire at the uplink's egress hook: the kernel has routed the packet and counted its TTL.
@@ -49,37 +111,6 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
     rewrite::packet(skb, headers, to, ttl)?;
     identification::change(skb, headers, found, now)?;
     tag::carry_out(skb, config, found, tagging, now)
-}
-
-/// From a container or this host to a container or this host, by this host's address on the wire.
-#[inline(always)]
-pub fn hairpin(skb: Skb, headers: &Headers, found: &Found, ttl: Ttl, now: Ticks) -> Step<Verdict> {
-    let state = found.state();
-    if state.has(State::HELD) && !state.replied() && found.direction() == Direction::Original {
-        return Err(Verdict::drop(Counter::Filtered));
-    }
-    account::reopen(found, headers);
-    fragment::remember(headers, Side::Inside, found, now);
-    // Read before the flow is known to live still: the slot may get another one.
-    let to = found.flow().translated(found.direction());
-    if !account::account(skb, found, headers, now) {
-        return Err(Verdict::drop(Counter::FlowBusy));
-    }
-    // An answer to this host, which may have asked from an address in a subnet of its containers.
-    let to_host = found.flow().inside == 0 && found.direction() == Direction::Reply;
-    let Some(ifindex) = open::interface_of(to.dst).filter(|_| !to_host) else {
-        rewrite::packet(skb, headers, to, Ttl::Keep)?;
-        return Ok(forward::to_loopback(skb));
-    };
-    let place = open::where_inside(ifindex, to.dst);
-    if ttl == Ttl::Decrement && forward::kernel_must_answer(skb, headers, place) {
-        rewrite::packet(skb, headers, to, Ttl::Keep)?;
-        skb.set_mark(MARK_KERNEL);
-        return Ok(Verdict::PASS);
-    }
-    rewrite::packet(skb, headers, to, ttl)?;
-    identification::change(skb, headers, found, now)?;
-    Ok(forward::to_inside(skb, place.ifindex))
 }
 
 /// From the wire to a container, or to the host itself.

@@ -36,6 +36,7 @@ pub(crate) const TESTS: &[Need] = &[
     // Static: the containers of the Docker tests consist of it and nothing else.
     need(&["busybox-static"], "busybox"),
     need(&["conntrack"], "conntrack"),
+    need(&["coturn"], "turnserver"),
     need(&["curl"], "curl"),
     need(&["dnsmasq-base"], "dnsmasq"),
     need(&["docker.io", "docker-ce", "moby-engine"], "dockerd"),

@@ -177,10 +177,14 @@ impl Options {
 }
 
 /// What needs neither root nor the built program.
-const UNIT_STEPS: [(&str, &[&str]); 2] = [
+const UNIT_STEPS: [(&str, &[&str]); 3] = [
     ("the crates", &["--package=xnat-common", "--package=xnat", "--package=xtask"]),
     ("the test hosts' library", &["--package=xnat-tests", "--lib"]),
+    ("the page on compliance", &["--package=xnat-tests", "--test=compliance"]),
 ];
+
+/// The test programs of xnat-tests that are among those steps.
+const UNIT_PROGRAMS: [&str; 1] = ["compliance"];
 
 /// The test programs of xnat-tests, as cargo finds them: a file each, or a directory with a main.rs.
 fn programs(tests: &Path) -> Result<Vec<String>> {
@@ -205,7 +209,7 @@ fn programs(tests: &Path) -> Result<Vec<String>> {
 
 /// The programs that were asked for, tier by tier and by name.
 fn select(mut programs: Vec<String>, selection: Selection) -> Vec<String> {
-    programs.retain(|program| Tier::of(program).is_in(selection));
+    programs.retain(|program| !UNIT_PROGRAMS.contains(&program.as_str()) && Tier::of(program).is_in(selection));
     programs.sort_by(|a, b| (Tier::of(a), a).cmp(&(Tier::of(b), b)));
     programs
 }
@@ -226,7 +230,7 @@ mod tests {
 
     #[test]
     fn tiers_are_told_by_name() {
-        let all = || ["udp", "docker_compose", "packets", "kernels", "docker", "tcp"].map(str::to_owned);
+        let all = || ["udp", "docker_compose", "packets", "kernels", "docker", "compliance", "tcp"].map(str::to_owned);
         let selected = |selection| select(all().to_vec(), selection);
         assert_eq!(selected(Selection::All), ["packets", "tcp", "udp", "docker", "docker_compose"]);
         assert_eq!(selected(Selection::Packets), ["packets"]);

@@ -9,6 +9,7 @@ mod colliding_ports;
 mod many;
 mod not_ours;
 mod outside;
+mod tcp_life;
 mod the_host_itself;
 mod the_path;
 

@@ -155,8 +155,9 @@ impl Known {
     pub fn tcp(mut self, state: tcp::State) -> Self {
         self.0.state = State(self.0.state).with_tcp(state).0;
         if state == tcp::State::SynSent {
-            let scale = u32::from(tcp::window::Scale::NONE.0) << 24;
-            self.0.window[0] = tcp::Window { end: ISN + 1, max_end: ISN + 1, max_window: scale | 1004 };
+            // In units of 64 octets.
+            let max_window = (u32::from(tcp::window::Scale::NONE.0) << 24) + 64_240_u32.div_ceil(64);
+            self.0.window[0] = tcp::Window { end: ISN + 1, max_end: ISN + 1, max_window };
         }
         self
     }

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use xnat_common::counter::Counter::{
-    BadChecksum, DirectDestination, FlowsOpened, Malformed, MartianSource, OwnSource, SourceRoute, SpoofedSource,
-    TagsReceived,
+    BadChecksum, DirectDestination, FlowsOpened, Malformed, MappingsOpened, MartianSource, OwnSource, SourceRoute,
+    SpoofedSource, TagsReceived,
 };
 use xnat_common::packet::proto;
 use xnat_tests::packet::{ACK, SYN};

@@ -483,7 +483,7 @@ fn long_and_odd_errors_keep_exact_checksums() {
         fate: Redirect(expected),
         counts: &[],
     };
-    // Both headers before the quoted octets are 28: so one piece of 128, two, and the most that is verified, 2048.
+    // Both headers before the quoted octets are 28: so about whole pieces of 32, and the most that is verified, 2048.
     let lengths = [8, 9, 10, 11, 99, 100, 101, 227, 228, 229, 548, 1471, 1472, 2019, 2020, 2021];
     run(lengths.map(|octets| row("of any length", from_wire(octets), to_container(octets))));
     let last = |octets: usize| 14 + 20 + 28 + octets - 1;

@@ -6,9 +6,10 @@
 //! - S sends nothing beyond what R has allowed, and nothing older than R's largest window;
 //! - S acknowledges nothing that R has not sent, and nothing older than S's own largest window.
 //!
-//! All four get a margin of one window above. It makes up for what was missed here: data in the later fragments of an IP
+//! The upper bounds get a margin of one window. It makes up for what was missed here: data in the later fragments of an IP
 //! packet, senders that overrun a window a little, and stores that lost a race (see [`Window`]). What lies within it is
-//! believed, and moves the bounds on. A reset has no such margin.
+//! believed, and moves the bounds on. The lower bounds get one of [`LEAST`] for segments that others have overtaken. A
+//! reset has no such margin.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -274,7 +275,7 @@ const fn is_near(sender: Window, receiver: Window, seq: u32) -> bool {
 #[inline(always)]
 const fn is_ack_in_window(sender: Window, receiver: Window, ack: u32) -> bool {
     let margin = sender.largest();
-    !after(ack, receiver.end.wrapping_add(margin)) && !after(receiver.end.wrapping_sub(margin), ack)
+    !after(ack, receiver.end.wrapping_add(margin)) && !after(receiver.end.wrapping_sub(margin + LEAST), ack)
 }
 
 /// The four bounds, as far as both ends are known.
@@ -293,7 +294,7 @@ const fn is_in_window(sender: Window, receiver: Window, segment: &Segment) -> bo
     }
     let margin = receiver.largest();
     let too_far = after(segment.seq, sender.max_end.wrapping_add(margin));
-    let too_old = after(sender.end.wrapping_sub(margin), segment.end());
+    let too_old = after(sender.end.wrapping_sub(margin + LEAST), segment.end());
     !too_far && !too_old && (!segment.has(flags::ACK) || is_ack_in_window(sender, receiver, segment.ack))
 }
 

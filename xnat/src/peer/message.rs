@@ -110,6 +110,8 @@ fn read_subnet([a, b, c, d, len, ..]: [u8; SUBNET]) -> Result<Cidr, MessageError
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
 
