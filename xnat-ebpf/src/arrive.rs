@@ -27,7 +27,7 @@ impl Target {
 
     #[inline(always)]
     fn new(kind: Kind, address: Addr, port: Port, admits: bool) -> Self {
-        Self((address.0 as u64) << 32 | (port.0 as u64) << 16 | (kind as u64) << 8 | u64::from(admits))
+        Self(u64::from(address.0) << 32 | u64::from(port.0) << 16 | (kind as u64) << 8 | u64::from(admits))
     }
 
     #[inline(always)]
