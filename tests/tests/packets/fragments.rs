@@ -335,7 +335,7 @@ fn a_fragment_that_the_kernel_must_cut_follows_its_datagram_there() {
         let expected = whole((NODE1, 40000), SERVER).id(id_of(&first.frame)).fragment(start, len);
         assert_eq!(outcome.frame, expected.frame(UplinkOut.macs()));
     }
-    assert_eq!(tally(world.counters()), [("flows_opened", 2), ("to_kernel_mtu", 1)]);
+    assert_eq!(tally(world.counters()), [("flows_opened", 2), ("to_kernel_mtu", 1), ("mappings_opened", 2)]);
 }
 
 /// The packet itself carries the others to where they are received again.
@@ -356,7 +356,7 @@ fn a_first_fragment_is_what_it_was_after_it_has_brought_the_others() {
         assert_eq!(outcome.frame, expected, "summed {summed}");
         // The others come by the hook on their own.
         wait::until_true("all three have been translated", wait::SOON, || world.flow().packets == [3, 0]);
-        assert_eq!(tally(world.counters()), [("flows_opened", 1), ("fragments_held", 2)]);
+        assert_eq!(tally(world.counters()), [("flows_opened", 1), ("mappings_opened", 1), ("fragments_held", 2)]);
     }
 }
 

@@ -115,7 +115,7 @@ fn models(hook: Hook) -> Vec<Packet> {
                 packet::icmp_error(N1, N2, (3, 3), &packet::tcp(PEER, CONTAINER, ACK), 8),
             ]
         }
-        Hook::UplinkIn | Hook::InsideOut | Hook::LoopbackOut => {
+        Hook::UplinkIn | Hook::InsideOut => {
             let public = (NODE1, 40000);
             let from_container = packet::udp((NODE1, 40001), SERVER).carrying(64);
             vec![

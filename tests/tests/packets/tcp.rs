@@ -173,7 +173,7 @@ fn a_simultaneous_open_is_one_connection() {
         (Container, segment(Container, PSH | ACK).carrying(10), Tcp::Established),
         (Server, segment(Server, PSH | ACK).numbers(1, 11).carrying(10), Tcp::Established),
     ]);
-    assert_eq!(tally(world.counters()), [("flows_opened", 1)]);
+    assert_eq!(tally(world.counters()), [("flows_opened", 1), ("mappings_opened", 1)]);
 }
 
 #[test]
@@ -217,9 +217,9 @@ fn a_syn_on_a_closing_or_closed_flow_reopens_it_from_either_end() {
                 (other, segment(other, SYN | ACK).numbers(far, far + 1), Tcp::SynRecv),
                 (opener, segment(opener, ACK).numbers(far + 1, far + 1), Tcp::Established),
             ]);
-            let bits = State::REPLIED | State::CONFIRMED | State::ASSURED;
+            let bits = State::REPLIED | State::CONFIRMED | State::ASSURED | State::MAPPED | State::REMOTE_NEAR;
             assert_eq!(State(world.flow().state).0 & !0xff, bits, "nothing is left of the old connection");
-            assert_eq!(tally(world.counters()), [("flows_opened", 1), ("flows_reopened", 1)]);
+            assert_eq!(tally(world.counters()), [("flows_opened", 1), ("flows_reopened", 1), ("mappings_opened", 1)]);
         }
     }
 }
@@ -265,7 +265,7 @@ fn an_expired_flow_is_not_revived() {
         let outcome = world.run(if from == Server { UplinkIn } else { InsideIn }, &packet, false).expect("a run");
         assert_eq!(outcome.action, PASS, "nothing is known of it");
         assert!(world.flows().is_empty());
-        assert_eq!(tally(world.counters()), [("flows_opened", 1), ("flows_expired", 1)]);
+        assert_eq!(tally(world.counters()), [("flows_opened", 1), ("flows_expired", 1), ("mappings_opened", 1)]);
         assert_eq!(world.damage(), None);
         // What opens a flow opens another.
         world.follow(&[(Container, segment(Container, SYN), Tcp::SynSent)]);
@@ -312,7 +312,11 @@ fn a_header_that_is_longer_than_its_packet_has_no_effect() {
     for octet in [0x00, 0x40, 0x60, 0xf0] {
         for flags in [ACK, RST, FIN | ACK, SYN] {
             world.connect();
-            world.ignore(Server, &segment(Server, flags).edited(14 + 20 + 12, &[octet]));
+            let before = world.flow();
+            let segment = segment(Server, flags).edited(14 + 20 + 12, &[octet]);
+            assert_eq!(world.run(UplinkIn, &segment, false).expect("a run").action, SHOT);
+            assert_eq!(world.times(Counter::Malformed), 1);
+            assert_eq!(bytemuck::bytes_of(&world.flow()), bytemuck::bytes_of(&before), "the record is untouched");
         }
     }
 }
@@ -329,7 +333,7 @@ fn fragments_do_not_disturb_the_windows() {
         (Server, segment(Server, ACK).numbers(1, 4001), Tcp::Established),
         (Container, segment(Container, PSH | ACK).numbers(4001, 1).carrying(10), Tcp::Established),
     ]);
-    assert_eq!(tally(world.counters()), [("flows_opened", 1)]);
+    assert_eq!(tally(world.counters()), [("flows_opened", 1), ("mappings_opened", 1)]);
 }
 
 /// A flow through a mapping, from outside to a container that has not answered yet, last seen a minute ago.
