@@ -61,7 +61,7 @@ fn the_other_maps() {
     assert_eq!(size_of::<Fragment>(), 16);
     assert_eq!(size_of::<DatagramKey>(), 16);
     assert_eq!(size_of::<Datagram>(), 1096);
-    assert_eq!(size_of::<Held>(), 9256);
+    assert_eq!(size_of::<Held>(), 16_424);
     assert_eq!(size_of::<Source>(), 8);
     assert_eq!(size_of::<SourceUse>(), 24);
     assert_eq!(size_of::<SentKey>(), 8);

@@ -106,6 +106,8 @@ pub fn to_inside(skb: Skb, inside: u32) -> Verdict {
 /// coming from an address of this host's (`fib_validate_source`), as it would be from a container's interface.
 #[inline(always)]
 pub fn to_loopback(skb: Skb) -> Verdict {
+    // At a bridge's port the frame was for another host, the bridge, and nothing on the way to here corrects that.
+    skb.set_for_us();
     skb.set_mark(MARK_DONE);
     Skb::redirect_neighbour(LOOPBACK)
 }

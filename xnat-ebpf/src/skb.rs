@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_sk_fullsock, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use xnat_common::counter::Counter;
@@ -26,6 +26,9 @@ pub const MARK_ANNOUNCE: u32 = 0x786e_6161;
 /// take them for the kernel's own. The kernel may put it on its answers (`net.ipv4.fwmark_reflect`), which have to be
 /// translated, so it is not [`MARK_DONE`].
 pub const MARK_KERNEL: u32 = 0x786e_616b;
+/// `PACKET_HOST` of `linux/if_packet.h`.
+const PACKET_HOST: u32 = 0;
+
 /// A packet.
 #[derive(Clone, Copy)]
 pub struct Skb(*mut __sk_buff);
@@ -92,6 +95,13 @@ impl Skb {
     pub fn set_note(self, note: u32) {
         // SAFETY: see len.
         unsafe { (&raw mut (*self.0).cb).cast::<u32>().add(4).write_volatile(note) }
+    }
+
+    /// Says that the frame is for this host, whatever its MAC address says.
+    #[inline(always)]
+    pub fn set_for_us(self) {
+        // SAFETY: the context is valid; PACKET_HOST may always be set.
+        unsafe { bpf_skb_change_type(self.0, PACKET_HOST) };
     }
 
     /// The segment size of a packet that will be cut into segments, else zero.
