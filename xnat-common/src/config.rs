@@ -96,6 +96,6 @@ pub struct Cursors {
     pub refusals: u64,
     /// When closed flows were last looked for in vain because something ran short, in ticks.
     pub reclaimed: u64,
-    /// Fills the cache line.
-    pub zero: u64,
+    /// In which tick ports or flows were last walked through one by one (upper half), and how many of them in that tick.
+    pub walked: u64,
 }

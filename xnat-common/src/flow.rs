@@ -77,6 +77,15 @@ impl Flow {
         }
     }
 
+    /// This host's address on the wire, as the flow has it.
+    #[must_use]
+    pub const fn wire_address(&self) -> Addr {
+        match Kind::side(self.kind, Direction::Original) {
+            Side::Wire => self.original.dst,
+            Side::Inside => self.reply.dst,
+        }
+    }
+
     /// Whether the slot holds a flow.
     #[must_use]
     pub const fn is_live(&self) -> bool {

@@ -133,10 +133,15 @@ pub struct Datagram {
     pub key: DatagramKey,
     /// Its identification on the wire, as it lies in the packet.
     pub wire_id: u32,
-    /// One if `flow` is set.
+    /// One if `flow` is set, or [`Datagram::BY_KERNEL`].
     pub has_flow: u32,
     /// Which units have been seen.
     pub bitmap: [u64; WORDS as usize],
+}
+
+impl Datagram {
+    /// `flow` is set, and the kernel gets the fragments once they are translated.
+    pub const BY_KERNEL: u32 = 2;
 }
 
 const _: () = assert!(size_of::<Datagram>() == 72 + 1024, "the layout has no padding");

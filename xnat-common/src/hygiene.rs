@@ -19,13 +19,14 @@ pub enum Owner {
     Nobody,
 }
 
-/// Whether no host can have sent from `address`: "this network", loopback, multicast, reserved and broadcast (RFC 1122
-/// §3.2.1.3, RFC 6890).
+/// Whether no host can have sent from `address`: "this network", loopback, multicast and broadcast (RFC 1122 §3.2.1.3).
+/// What RFC 1112 has reserved (240/4) is used here and there, and Linux takes it for an address as any
+/// (`ip_route_input_slow`).
 #[inline(always)]
 #[must_use]
 pub const fn is_martian(address: Addr) -> bool {
     let [first, ..] = address.octets();
-    first == 0 || first == 127 || first >= 224
+    first == 0 || first == 127 || matches!(first, 224..=239) || address.0 == u32::MAX
 }
 
 /// Why a packet from the wire is dropped before anything else is asked, if it is. `address` is this host's on the wire.
@@ -35,8 +36,8 @@ pub const fn is_martian(address: Addr) -> bool {
 /// - What is addressed neither to this host's address, nor to a container of ours or of a peer, is left to the kernel with
 ///   any other source: a DHCP client asks from 0.0.0.0 by broadcast, an IGMP querier by multicast, and a bridge in hairpin
 ///   mode, or another port of an uplink that is a bridge, brings our own broadcasts back.
-/// - A peer's container as the source is no reason: such a packet matches no flow, so the kernel judges what it does with
-///   strangers. To a container it is a direct one like any other.
+/// - A peer's container as the source is no reason here: such a packet matches no flow, and may open none. To a container
+///   it is a direct one like any other.
 /// - Peers address containers by this host's address and a tag. So whatever has a container's own address (or that of this
 ///   host among its containers) as its destination would be forwarded past translation and filtering.
 /// - Destinations in 127/8 are the kernel's, which takes them from the loopback interface only.

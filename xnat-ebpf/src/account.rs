@@ -40,10 +40,12 @@ impl Effect {
     const NO_SEGMENT: u32 = 1 << 17;
     /// It is of a protocol in which an answer makes a conversation.
     const ASSURES: u32 = 1 << 18;
+    /// It is a later fragment of TCP, of which nobody can say whether it is plausible.
+    const ONLY_COUNTS: u32 = 1 << 19;
 
     #[inline(always)]
     fn without_segment(protocol: u8) -> Self {
-        Self(Self::NO_SEGMENT | if protocol == proto::TCP { 0 } else { Self::ASSURES })
+        Self(Self::NO_SEGMENT | if protocol == proto::TCP { Self::ONLY_COUNTS } else { Self::ASSURES })
     }
 
     #[inline(always)]
@@ -73,7 +75,7 @@ impl Effect {
     fn on(self, state: State, kind: u8, direction: Direction, from_wire: bool) -> State {
         // From the wire: the packet that an announcement was for has come, whatever it is.
         let state = if from_wire { State(state.0 & !State::ANNOUNCED) } else { state };
-        if self.is_none() {
+        if self.is_none() || self.has(Self::ONLY_COUNTS) {
             return state;
         }
         let state = if self.has(Self::NO_SEGMENT) {
@@ -148,6 +150,7 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
     let old = found.state();
     let new = effect.on(old, kind, direction, from_wire);
     let refreshes = !effect.is_none()
+        && !effect.has(Effect::ONLY_COUNTS)
         && timeout::refreshes(kind, old, from_wire)
         && !(effect.is_reset() && new.tcp() as u8 == old.tcp() as u8);
     if refreshes && !found.refresh(Ticks(now)) {

@@ -56,6 +56,10 @@ impl Target {
 pub fn from_wire(skb: Skb) -> Step<&'static Opening> {
     let config = maps::config().ok_or(Verdict::PASS)?;
     let headers = &parse::headers(skb)?;
+    // No container is seen on the wire by its own address, a peer's neither: its answers would lead past the last gate.
+    if maps::subnet(headers.tuple.src).is_some() {
+        return Err(Verdict::PASS);
+    }
     let mut target = target(skb, config, headers, Side::Wire)?;
     if target == Target::NONE {
         target = default_target(skb, config, headers)?;
@@ -118,6 +122,14 @@ fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Targ
         return Err(Verdict::PASS);
     }
     let port = headers.tuple.dport;
+    // What the host is asking or answering itself stays its own, though a forward has the port.
+    let own_talk = match side {
+        Side::Inside if headers.tuple.src == config.address => is_hosts(skb, headers),
+        _ => headers.proto == proto::UDP && socket::takes(skb, proto::UDP, &headers.tuple, Rival::Connected),
+    };
+    if own_talk {
+        return Ok(Target::NONE);
+    }
     let key = ForwardKey { port, proto: headers.proto, zero: 0 };
     // SAFETY: the value is copied at once.
     if let Some(forward) = unsafe { FORWARDS.get(&key) } {
@@ -135,8 +147,9 @@ fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Targ
     }
     let admits = !admitted.is_free();
     let owner = if admits { admitted } else { mapping::owner_of(headers.proto, port) };
-    // A peer's daemon is told by the host's error that a flow is unknown here.
-    if !admits && (maps::speaking_peer(remote).is_some() || owner.is_leaving()) {
+    // A peer is told by the host's error that a flow is unknown here; what opens a connection belongs to none.
+    let may_be_unknown = headers.proto != proto::TCP && maps::speaking_peer(remote).is_some();
+    if !admits && (may_be_unknown || owner.is_leaving()) {
         return Ok(Target::NONE);
     }
     Ok(Target::new(Kind::Mapped, owner.address(), owner.port(), admits))

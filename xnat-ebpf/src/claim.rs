@@ -63,7 +63,7 @@ pub fn claim(skb: Skb, opening: &Opening, now: Ticks) -> Result<Found, Counter> 
     let found = of_slot(index).ok_or(Counter::TableFull)?;
     let from_wire = matches!(Kind::side(opening.kind as u8, Direction::Original), Side::Wire);
     if !from_wire && let Err(refused) = port::take(skb, &found, now) {
-        give_back(&found);
+        give_back(&found, false);
         return Err(refused);
     }
     // Whoever was faster on another processor has opened the very same flow: this packet joins it.
@@ -114,18 +114,13 @@ extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
     let original = found.flow().key(Direction::Original);
     let reply = found.flow().key(Direction::Reply);
     let backward = found.in_direction(Direction::Reply).reference;
-    let mut fresh = both == 0 || TUPLES.insert(&reply, &backward, u64::from(BPF_NOEXIST)).is_ok();
-    if fresh && TUPLES.insert(&original, &found.reference, u64::from(BPF_NOEXIST)).is_err() {
-        let _ = TUPLES.remove(&reply);
-        mapping::release(found.flow());
-        fresh = false;
-    }
-    if fresh {
+    let has_port = both == 0 || TUPLES.insert(&reply, &backward, u64::from(BPF_NOEXIST)).is_ok();
+    if has_port && TUPLES.insert(&original, &found.reference, u64::from(BPF_NOEXIST)).is_ok() {
         maps::flow_opened();
         maps::count(Counter::FlowsOpened);
         return reference;
     }
-    give_back(&found);
+    give_back(&found, has_port);
     // The slot has another generation now, so what stays of the reference leads nowhere.
     match lookup::find(&original) {
         Some(other) if other.direction() as u8 == Direction::Original as u8 => other.reference.to_bits(),
@@ -180,11 +175,20 @@ fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
     }
 }
 
-/// Gives back a slot that no reference leads to.
+/// Gives back a slot to which no reference leads but perhaps that of its reply tuple, by which another processor may end
+/// the flow in this moment: then that gives everything back.
 #[inline(always)]
-fn give_back(found: &Found) {
+fn give_back(found: &Found, has_port: bool) {
     let word = found.word();
-    // SAFETY: the slot is still ours alone.
-    unsafe { (&raw mut (*found.flow).word).write_volatile(word.next(word.last_seen()).0) };
-    let _ = FREE.push(&found.reference.index(), 0);
+    if word.generation() != found.reference.generation() {
+        return;
+    }
+    // SAFETY: a field of a map value.
+    if unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, word.next(word.last_seen()).0) } {
+        if has_port {
+            let _ = TUPLES.remove(&found.flow().key(Direction::Reply));
+            mapping::release(found.flow());
+        }
+        let _ = FREE.push(&found.reference.index(), 0);
+    }
 }

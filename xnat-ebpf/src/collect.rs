@@ -14,8 +14,8 @@ use xnat_common::{Direction, FlowRef, Ticks};
 
 use crate::atomic;
 use crate::lookup::Found;
-use crate::mapping;
 use crate::maps::{self, CURSORS, FLOWS, FREE, TUPLES};
+use crate::{mapping, walks};
 
 /// Slots that a packet looks at when it opens a flow.
 const STEPS_AN_OPENING: u32 = 4;
@@ -181,7 +181,7 @@ pub extern "C" fn xnat_reclaim(now: u32) -> u32 {
         return 0;
     };
     // SAFETY: a field of a map value.
-    if unsafe { (&raw const (*cursors).reclaimed).read_volatile() } == u64::from(now) {
+    if unsafe { (&raw const (*cursors).reclaimed).read_volatile() } == u64::from(now) || !walks::may_walk(now) {
         return 0;
     }
     let Some((hand, slots)) = move_hand(config, 0) else {
@@ -193,6 +193,7 @@ pub extern "C" fn xnat_reclaim(now: u32) -> u32 {
     let visited = unsafe { bpf_loop(steps, reclaim_nth as *mut c_void, (&raw mut reclaim).cast(), 0) };
     // SAFETY: a field of a map value.
     unsafe { atomic::add(&raw mut (*cursors).hand, visited.cast_unsigned()) };
+    walks::note(now, visited);
     let ended = (maps::flows_ended() - reclaim.before) as u32;
     if ended == 0 {
         // SAFETY: as above; several processors may write the same.

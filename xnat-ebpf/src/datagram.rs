@@ -219,7 +219,9 @@ pub fn set_flow(handle: Handle, flow: FlowRef) {
         // SAFETY: fields of a map value. Nobody reads them before the fate is known, which this fragment decides.
         unsafe {
             (*datagram).flow = flow;
-            (*datagram).has_flow = 1;
+            if (*datagram).has_flow == 0 {
+                (*datagram).has_flow = 1;
+            }
         }
     }
 }

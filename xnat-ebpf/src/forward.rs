@@ -23,7 +23,7 @@ const PARAMETERS_LEN: i32 = size_of::<FibLookup>() as i32;
 /// 224.0.0.0: from here on no address is one host's.
 const FIRST_MULTICAST: u32 = 224 << 24;
 /// The loopback interface's number in every network namespace (`LOOPBACK_IFINDEX`).
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 /// `AF_INET`.
 const FAMILY_IPV4: u8 = 2;
 

@@ -6,7 +6,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use xnat_common::counter::Counter;
-use xnat_common::fragment::{Fate, Fragment, Handle, LIFETIME, Novelty, Piece};
+use xnat_common::fragment::{Datagram, Fate, Fragment, Handle, LIFETIME, Novelty, Piece};
 use xnat_common::packet::Headers;
 use xnat_common::{Addr, Side, Ticks, Tuple};
 
@@ -221,6 +221,37 @@ pub fn leave_to_kernel(headers: &Headers, found: &Found, now: Ticks) {
         let wire_id = unsafe { (*datagram).wire_id } as u16;
         remember_in_order(headers, Side::Inside, found, wire_id, now);
     }
+}
+
+/// Whether the kernel gets a packet toward a container, as it must get this one if `must`: then it gets all that follow of
+/// the datagram as well, because it puts them together before it looks.
+#[inline(always)]
+pub fn goes_to_kernel(headers: &Headers, must: bool) -> bool {
+    if headers.datagram == 0 {
+        return must;
+    }
+    xnat_goes_to_kernel(headers.datagram, headers.is_later_fragment().into(), must.into()) != 0
+}
+
+/// As [`goes_to_kernel`], for a fragment.
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_goes_to_kernel(handle: u32, later: u32, must: u32) -> u32 {
+    let Some(datagram) = datagram::record(Handle(handle)) else {
+        return must;
+    };
+    // SAFETY: a field of a map value. The first fragment writes it before the others' fate is known.
+    unsafe {
+        if later != 0 {
+            return must | u32::from((*datagram).has_flow == Datagram::BY_KERNEL);
+        }
+        if must != 0 {
+            (*datagram).has_flow = Datagram::BY_KERNEL;
+        }
+    }
+    must
 }
 
 /// The flow of a later fragment.

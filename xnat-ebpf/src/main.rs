@@ -40,6 +40,7 @@ mod socket;
 mod tag;
 mod translate;
 mod verdict;
+mod walks;
 
 /// The kernel lends some helpers, `bpf_fib_lookup` among them, only to programs that are licensed under the GPL as well.
 #[unsafe(link_section = "license")]

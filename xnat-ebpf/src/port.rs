@@ -21,7 +21,7 @@ use crate::mapping::{self, Claimed, Goal};
 use crate::maps::{self, FORWARDS, FULL, TUPLES};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
-use crate::{account, collect, kernel_flow, quota};
+use crate::{account, collect, kernel_flow, quota, walks};
 
 /// Nothing was found.
 const NONE: u32 = 0;
@@ -33,6 +33,8 @@ const CHANGED: u32 = 2;
 const CLASH: u32 = 3;
 /// Another packet of the endpoint has just got it a mapping.
 const RETRY: u32 = 4;
+/// Nothing was found at random, and enough walks have been made for the moment.
+const TIRED: u32 = 5;
 
 /// How long a full destination is believed to be full if no flow has ended.
 const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
@@ -42,60 +44,38 @@ const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
 pub fn take(skb: Skb, found: &Found, now: Ticks) -> Result<(), Counter> {
     let config = maps::config().ok_or(Counter::PortsExhausted)?;
     let mut goal = mapping::goal(config, found.flow());
-    let mut result = NONE;
     if goal as u32 != Goal::Flow as u32 {
-        result = join(skb, found, goal, now);
-        if result == CLASH {
+        match join(skb, found, goal, now) {
+            NONE => {}
             // The endpoint has its mapping and gets no second one.
-            (goal, result) = (Goal::Flow, NONE);
+            CLASH => goal = Goal::Flow,
+            _ => return Ok(()),
         }
     }
-    if result == NONE {
-        result = take_another(skb, found, goal, now)?;
+    if !quota::take(found) {
+        return Err(Counter::QuotaExceeded);
     }
-    if result == CHANGED {
-        maps::count(Counter::PortsChanged);
+    let mut result = NONE;
+    if goal as u32 != Goal::Flow as u32 {
+        result = search(skb, found, goal, now);
+        if result == RETRY {
+            quota::give_back_for(found);
+            result = join(skb, found, goal, now);
+        }
     }
-    Ok(())
+    if result == NONE || result == CLASH {
+        result = search(skb, found, Goal::Flow, now);
+    }
+    if result != NONE {
+        return Ok(());
+    }
+    quota::give_back_for(found);
+    Err(Counter::PortsExhausted)
 }
 
 #[inline(always)]
 fn join(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> u32 {
     xnat_join(skb.raw(), found.reference.to_bits(), u64::from(now.0) << 32 | goal as u64)
-}
-
-/// Takes a port that the flow's endpoint does not have yet.
-#[inline(always)]
-fn take_another(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> Result<u32, Counter> {
-    let flow = found.flow();
-    let quoted = mapping::is_containers(flow);
-    if quoted && !quota::take(flow.original.src) {
-        return Err(Counter::QuotaExceeded);
-    }
-    if goal as u32 != Goal::Flow as u32 {
-        let mut result = search(skb, found, goal, now);
-        let of_another = result == RETRY;
-        if of_another {
-            result = join(skb, found, goal, now);
-        }
-        if result == KEPT || result == CHANGED {
-            if of_another && quoted {
-                quota::give_back(flow.original.src);
-            }
-            return Ok(result);
-        }
-    }
-    let result = search(skb, found, Goal::Flow, now);
-    if result != NONE {
-        if goal as u32 != Goal::Flow as u32 {
-            maps::count(Counter::PortsShared);
-        }
-        return Ok(result);
-    }
-    if quoted {
-        quota::give_back(flow.original.src);
-    }
-    Err(Counter::PortsExhausted)
 }
 
 /// Searches a port unless there is known to be none; if there is none, ends closed flows and searches again.
@@ -113,7 +93,7 @@ fn search(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> u32 {
     if result == NONE {
         xnat_note_full(reference, goal, ended, now.0);
     }
-    result
+    if result == TIRED { NONE } else { result }
 }
 
 /// Makes the flow a session of a mapping that its endpoint has already. `goal` is a [`Goal`], the time in the upper half.
@@ -134,9 +114,13 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
         };
     }
     // If somebody else has the port toward this end, the flow needs another, for itself.
-    if is_unused(Skb::from_raw(skb), &found, port, Rival::Connected, now) && reserve(&found, port) {
+    if is_unused(Skb::from_raw(skb), &found, port, Rival::Any, now) && reserve(&found, port) {
         settle(config, &found, goal);
-        return if port == own { KEPT } else { CHANGED };
+        if port == own {
+            return KEPT;
+        }
+        maps::count(Counter::PortsChanged);
+        return CHANGED;
     }
     if mapping::leave(&found, goal, port) {
         quota::give_back(flow.original.src);
@@ -205,6 +189,8 @@ extern "C" fn xnat_note_full(reference: u64, goal: u32, ended: u32, now: u32) ->
 
 /// A flag beside the goal: the flow's own port is not wanted.
 const OTHER: u32 = 1 << 8;
+/// Another one, for a single port: it is not wanted if it is somebody's mapping.
+const UNOWNED: u64 = 1 << 9;
 
 /// The search for a port.
 struct Search {
@@ -232,7 +218,9 @@ extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, n
     let may_keep = goal & OTHER == 0 && may_keep(protocol, own, config.first_port, config.last_port);
     let goal = u64::from(now) << 32 | u64::from(goal & 0xff);
     if may_keep {
-        match xnat_try_port(skb, reference, goal, own.0.into()) {
+        // Where somebody else has a mapping, what is no session of it does not go by choice.
+        let unowned = if mapping::is_containers(found.flow()) { UNOWNED } else { 0 };
+        match xnat_try_port(skb, reference, goal | unowned, own.0.into()) {
             NONE => {}
             RETRY => return RETRY,
             _ => return KEPT,
@@ -242,11 +230,11 @@ extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, n
         return NONE;
     };
     let mut search = Search { skb, reference: found.reference, goal, range, start: 0, found: NONE };
-    search_range(&mut search);
+    search_range(&mut search, now);
     if search.found == NONE && protocol != proto::ICMP && is_privileged(own) {
         // No port of its class is left: an unprivileged one is better than none, but not the other way round.
         search.range = Range::new(config.first_port, config.last_port);
-        search_range(&mut search);
+        search_range(&mut search, now);
     }
     search.found
 }
@@ -263,26 +251,40 @@ fn end_of(flow: &Flow, goal: Goal) -> Destination {
 }
 
 #[inline(always)]
-fn search_range(search: &mut Search) {
+fn search_range(search: &mut Search, now: u32) {
     // SAFETY: the helper has no preconditions.
     search.start = search.range.place(unsafe { bpf_get_prandom_u32() });
     let count = search.range.count;
     let context: *mut Search = search;
-    // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
-    unsafe { bpf_loop(RANDOM_ATTEMPTS + count, nth_port as *mut c_void, context.cast(), 0) };
+    // SAFETY: the callback has the signature that the helper asks for and outlives the calls (kernel 5.17).
+    unsafe {
+        bpf_loop(RANDOM_ATTEMPTS, at_random as *mut c_void, context.cast(), 0);
+        if (*context).found != NONE {
+            return;
+        }
+        if !walks::may_walk(now) {
+            (*context).found = TIRED;
+            return;
+        }
+        let steps = bpf_loop(count, in_turn as *mut c_void, context.cast(), 0);
+        walks::note(now, steps);
+    }
 }
 
-extern "C" fn nth_port(nth: u64, search: *mut c_void) -> i64 {
+extern "C" fn at_random(_nth: u64, search: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands over the pointer that `search_range` gave it.
     let search = unsafe { &mut *search.cast::<Search>() };
-    let nth = nth as u32;
-    let place = if nth < RANDOM_ATTEMPTS {
-        // SAFETY: the helper has no preconditions.
-        search.range.place(unsafe { bpf_get_prandom_u32() })
-    } else {
-        search.start + nth - RANDOM_ATTEMPTS
-    };
-    let port = search.range.at(place);
+    // SAFETY: the helper has no preconditions.
+    let port = search.range.at(search.range.place(unsafe { bpf_get_prandom_u32() }));
+    // Who has no mapping here leaves the ports alone that are others' as long as that is easy.
+    search.found = xnat_try_port(search.skb, search.reference.to_bits(), search.goal | UNOWNED, port.0.into());
+    i64::from(search.found != NONE)
+}
+
+extern "C" fn in_turn(nth: u64, search: *mut c_void) -> i64 {
+    // SAFETY: bpf_loop hands over the pointer that `search_range` gave it.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let port = search.range.at(search.start + nth as u32);
     search.found = xnat_try_port(search.skb, search.reference.to_bits(), search.goal, port.0.into());
     i64::from(search.found != NONE)
 }
@@ -295,17 +297,20 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
     let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
         return NONE;
     };
-    let (port, goal, now) = (Port(port as u16), Goal::of(goal as u32), Ticks((goal >> 32) as u32));
+    let unowned = goal & UNOWNED != 0;
+    let moving = found.state().has(State::MOVING);
+    let (port, goal, now) = (Port(port as u16), Goal::of(goal as u32 & 0xff), Ticks((goal >> 32) as u32));
     let flow = found.flow();
     // What is taken most often is asked first.
-    if goal as u32 == Goal::Endpoint as u32 {
+    if goal as u32 == Goal::Endpoint as u32 || unowned {
         let owner = mapping::owner_of(flow.proto, port);
         if !owner.is_free() {
-            return if owner.is(flow.original.src, flow.original.sport) { RETRY } else { NONE };
+            let own = goal as u32 == Goal::Endpoint as u32 && owner.is(flow.original.src, flow.original.sport);
+            return if own { RETRY } else { NONE };
         }
     }
     // A flow of the host's own keeps the port of the socket that opens it.
-    let rival = if flow.inside == 0 { Rival::Connected } else { Rival::Any };
+    let rival = if flow.inside == 0 && port == flow.original.sport { Rival::Connected } else { Rival::Any };
     if !is_unused(Skb::from_raw(skb), &found, port, rival, now) {
         return NONE;
     }
@@ -322,6 +327,11 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
     settle(config, &found, goal);
     if goal as u32 != Goal::Flow as u32 {
         maps::count(Counter::MappingsOpened);
+    } else if mapping::is_containers(flow) && !mapping::owner_of(flow.proto, port).is_free() {
+        maps::count(Counter::PortsShared);
+    }
+    if port != flow.original.sport && !moving {
+        maps::count(Counter::PortsChanged);
     }
     CHANGED
 }
@@ -349,10 +359,21 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
     if of_link || kernel_flow::knows(&key) {
         return 0;
     }
-    let any = port_and_time >> 16 & 1 == 1;
-    let forward = ForwardKey { port, proto: key.proto, zero: 0 };
-    if any && socket::uses(key.proto, port, now) || FORWARDS.get_ptr(&forward).is_some() {
+    // What no search need ask further is asked first.
+    if TUPLES.get_ptr(&key).is_some() {
         return 0;
+    }
+    let any = port_and_time >> 16 & 1 == 1;
+    if any && socket::uses(key.proto, port, now) {
+        return 0;
+    }
+    // SAFETY: read at once.
+    if let Some(forward) = unsafe { FORWARDS.get(&ForwardKey { port, proto: key.proto, zero: 0 }) } {
+        // The container to which a forward leads may well be a client on that port too.
+        let original = found.flow().original;
+        if forward.address != original.src || forward.port != original.sport {
+            return 0;
+        }
     }
     let rival = if any { Rival::Any } else { Rival::Connected };
     u32::from(!socket::takes(Skb::from_raw(skb), key.proto, &key.tuple, rival))

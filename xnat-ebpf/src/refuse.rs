@@ -24,6 +24,10 @@ const ADDED: usize = ipv4::LEN + icmp_header::LEN;
 /// Refuses an opening, under the name of `counter`. If it is a container's, it is told so instead of being left to wait.
 #[inline(always)]
 pub fn opening(skb: Skb, headers: &Headers, inside: u32, counter: Counter, now: Ticks) -> Verdict {
+    // A race is over when the packet is repeated.
+    if counter as u32 == Counter::FlowBusy as u32 {
+        return Verdict::drop(counter);
+    }
     let Some(place) = maps::inside(inside) else {
         return Verdict::drop(counter);
     };

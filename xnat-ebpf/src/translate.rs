@@ -3,7 +3,8 @@
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Direction, Kind, State};
-use xnat_common::packet::Headers;
+use xnat_common::packet::{Headers, proto};
+use xnat_common::tcp::flags;
 use xnat_common::{Side, Ticks};
 
 use crate::forward::{self, Ttl};
@@ -12,23 +13,17 @@ use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{account, fragment, identification, mapping, open, rewrite, tag};
 
-/// Where a packet from inside goes once it is translated: a kind, and an interface in the lower half. One word, because the
-/// verifier follows words best.
+/// Where a packet from inside goes once it is translated: the number of an interface, or one of these.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Way(u64);
+struct Way(u32);
 
 impl Way {
     /// To the wire.
     const UPLINK: Self = Self(0);
     /// To this host itself.
-    const LOOPBACK: Self = Self(1 << 32);
+    const LOOPBACK: Self = Self(forward::LOOPBACK);
     /// To the kernel, which has to answer.
-    const KERNEL: Self = Self(2 << 32);
-
-    /// To a container behind this interface.
-    const fn inside(ifindex: u32) -> Self {
-        Self(3 << 32 | ifindex as u64)
-    }
+    const KERNEL: Self = Self(u32::MAX);
 
     #[inline(always)]
     fn go(self, skb: Skb, config: &Config) -> Verdict {
@@ -39,7 +34,7 @@ impl Way {
                 skb.set_mark(MARK_KERNEL);
                 Verdict::PASS
             }
-            Self(inside) => forward::to_inside(skb, inside as u32),
+            Self(inside) => forward::to_inside(skb, inside),
         }
     }
 }
@@ -56,6 +51,9 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now:
         }
         Way::UPLINK
     };
+    // By way of the packet's control block, so that the verifier need not follow each of them apart from here on.
+    skb.set_note(way.0);
+    let way = Way(skb.note());
     let ttl = if way == Way::LOOPBACK || way == Way::KERNEL { Ttl::Keep } else { Ttl::Decrement };
     leave(skb, config, headers, found, ttl, now)?;
     Ok(way.go(skb, config))
@@ -82,10 +80,11 @@ fn hairpin(skb: Skb, headers: &Headers, found: &Found, forwarded: bool) -> Step<
     let Some(ifindex) = open::interface_of(dst).filter(|_| !to_host) else {
         return Ok(Way::LOOPBACK);
     };
-    if forwarded && forward::kernel_must_answer(skb, headers, open::where_inside(ifindex, dst)) {
+    let must = forwarded && forward::kernel_must_answer(skb, headers, open::where_inside(ifindex, dst));
+    if fragment::goes_to_kernel(headers, must) {
         return Ok(Way::KERNEL);
     }
-    Ok(Way::inside(ifindex))
+    Ok(Way(ifindex))
 }
 
 /// From inside to the wire at the uplink's egress hook: the kernel has routed the packet and counted its TTL.
@@ -105,7 +104,9 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
     if !account::account(skb, found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
-    if found.flow().kind == Kind::Mapped as u8 && !found.state().has(State::MAPPED) {
+    // A reset is no answer that keeps a mapping (RFC 7857 §3).
+    let resets = headers.proto == proto::TCP && headers.flags & flags::RST != 0;
+    if found.flow().kind == Kind::Mapped as u8 && !resets && !found.state().has(State::MAPPED) {
         mapping::hold(found);
     }
     rewrite::packet(skb, headers, to, ttl)?;
@@ -132,7 +133,7 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
     if place.ifindex != remembered {
         open::set_inside(found, place.ifindex);
     }
-    if forward::kernel_must_answer(skb, headers, place) {
+    if fragment::goes_to_kernel(headers, forward::kernel_must_answer(skb, headers, place)) {
         // The kernel answers with time exceeded or fragmentation needed in terms of the container's address, and the
         // uplink's egress hook translates that answer. If it forwards fragments instead, the mark stays on them.
         rewrite::packet(skb, headers, to, Ttl::Keep)?;

@@ -91,7 +91,7 @@ fn spoofed_sources_are_dropped_and_counted() {
     let neighbour = neighbour(&reference, &[]);
     let impossible: [(&str, &[[u8; 4]]); 3] = [
         ("spoofed_source", &[[192, 168, 110, 11], [192, 168, 110, 1], [192, 168, 110, 255]]),
-        ("martian_source", &[[0, 0, 0, 5], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255, 255, 255, 255]]),
+        ("martian_source", &[[0, 0, 0, 5], [127, 0, 0, 1], [224, 0, 0, 1], [239, 0, 0, 1], [255, 255, 255, 255]]),
         ("own_source", &[[172, 29, 0, 4]]),
     ];
     for (name, sources) in impossible {

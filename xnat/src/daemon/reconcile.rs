@@ -1,6 +1,7 @@
 //! Making everything as it should be, whatever has changed: one way for the start and for every event.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 
 use anyhow::Context as _;
 use xnat_common::Addr;
@@ -8,6 +9,7 @@ use xnat_common::names::program;
 use xnat_common::subnet::Inside;
 
 use super::Daemon;
+use super::serve::slices;
 use crate::cidr::Cidr;
 use crate::hooks::{Place, Side};
 use crate::loader::Earlier;
@@ -15,6 +17,7 @@ use crate::net::snapshot::{LOOPBACK, Link, Snapshot};
 use crate::net::sysctl;
 use crate::say;
 use crate::state::{Interface, note};
+use crate::table;
 
 impl Daemon {
     /// Sets everything up for the first time; what fails is a failure.
@@ -47,7 +50,13 @@ impl Daemon {
                     say::event(format_args!("uplink {} is back", plan.uplink.name));
                 }
                 self.tell_changes(&plan);
+                let left = self.plan.address;
                 self.plan = plan;
+                if self.plan.address != left {
+                    // With the new address first: what opens flows from now on has it.
+                    self.write_interfaces()?;
+                    self.end_flows_at(left)?;
+                }
             }
             None if !self.away => {
                 self.away = true;
@@ -78,6 +87,15 @@ impl Daemon {
                 None => say::warning(format_args!("no interface holds {subnet} any more; nothing from it goes out")),
             }
         }
+    }
+
+    /// Ends the flows that have an address on the wire which is this host's no more: their answers do not come here.
+    fn end_flows_at(&mut self, address: Ipv4Addr) -> anyhow::Result<()> {
+        let flows = self.maps.flows().context("mapping the flow table into memory")?;
+        if table::doom(&flows, |flow| Ipv4Addr::from(flow.wire_address()) == address) > 0 {
+            self.dataplane.collect(slices(self.settings.max_flows))?;
+        }
+        Ok(())
     }
 
     fn write_interfaces(&mut self) -> anyhow::Result<()> {
