@@ -149,10 +149,9 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
     let from_wire = Kind::side(kind, direction) == Side::Wire;
     let old = found.state();
     let new = effect.on(old, kind, direction, from_wire);
-    let refreshes = !effect.is_none()
-        && !effect.has(Effect::ONLY_COUNTS)
-        && timeout::refreshes(kind, old, from_wire)
-        && !(effect.is_reset() && new.tcp() as u8 == old.tcp() as u8);
+    let idle_reset = effect.is_reset() && new.tcp() as u8 == old.tcp() as u8;
+    let says_nothing = effect.is_none() || effect.has(Effect::ONLY_COUNTS) || idle_reset;
+    let refreshes = !says_nothing && timeout::refreshes(kind, old, from_wire);
     if refreshes && !found.refresh(Ticks(now)) {
         return 0;
     }

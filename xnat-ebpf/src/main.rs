@@ -1,4 +1,4 @@
-//! The xnat dataplane: five small TC programs over shared steps.
+//! The xnat dataplane: six small TC programs over shared steps.
 //!
 //! A packet's way is `parse`, `lookup` (or `open` and `claim`), `rewrite`, `forward`; each step is a file of that name.
 //! Decisions are pure functions of `xnat-common`; here are bounds checks, map access and stores.

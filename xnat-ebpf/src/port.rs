@@ -59,14 +59,18 @@ pub fn take(skb: Skb, found: &Found, now: Ticks) -> Result<(), Counter> {
     if goal as u32 != Goal::Flow as u32 {
         result = search(skb, found, goal, now);
         if result == RETRY {
-            quota::give_back_for(found);
             result = join(skb, found, goal, now);
+            if result == KEPT || result == CHANGED {
+                // The port that was counted is the other packet's.
+                quota::give_back_for(found);
+                return Ok(());
+            }
         }
     }
-    if result == NONE || result == CLASH {
+    if result != KEPT && result != CHANGED {
         result = search(skb, found, Goal::Flow, now);
     }
-    if result != NONE {
+    if result == KEPT || result == CHANGED {
         return Ok(());
     }
     quota::give_back_for(found);
@@ -150,7 +154,7 @@ pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
         return false;
     }
     let old = found.flow().key(Direction::Reply);
-    let moved = xnat_search_port(skb.raw(), found.reference.to_bits(), Goal::Flow as u32 | OTHER, now.0) != NONE;
+    let moved = xnat_search_port(skb.raw(), found.reference.to_bits(), Goal::Flow as u32 | OTHER, now.0) == CHANGED;
     if moved {
         let _ = TUPLES.remove(&old);
     }

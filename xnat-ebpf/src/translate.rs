@@ -104,7 +104,7 @@ fn leave(skb: Skb, config: &Config, headers: &Headers, found: &Found, ttl: Ttl, 
     if !account::account(skb, found, headers, now) {
         return Err(Verdict::drop(Counter::FlowBusy));
     }
-    // A reset is no answer that keeps a mapping (RFC 7857 §3).
+    // A reset is no answer that keeps a mapping (RFC 7857 §7.1).
     let resets = headers.proto == proto::TCP && headers.flags & flags::RST != 0;
     if found.flow().kind == Kind::Mapped as u8 && !resets && !found.state().has(State::MAPPED) {
         mapping::hold(found);
