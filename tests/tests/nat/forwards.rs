@@ -2,13 +2,15 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use xnat_tests::capture::Capture;
 use xnat_tests::program::ping;
+use xnat_tests::raw::Raw;
 use xnat_tests::tcp::{self, Service};
-use xnat_tests::topology::{N1, NODE1, NODE2, OUTSIDE, Reference, SUBNET1, SUBNET2};
+use xnat_tests::topology::{N1, N2, NODE1, NODE2, OUTSIDE, Reference, SUBNET1, SUBNET2};
 use xnat_tests::udp;
 use xnat_tests::xnat::Xnat;
 
-use crate::alone;
+use crate::{alone, local, pass, udp_at};
 
 const FORWARDS: &str = "--forward tcp:8080=192.168.110.11:80 --forward udp:5353=192.168.110.11:5300";
 
@@ -64,6 +66,37 @@ fn match_the_destination_address_and_the_interface() {
     // By the host's address inside, and by its loopback address.
     refused(reference.n1().ns(), Ipv4Addr::new(192, 168, 110, 1));
     refused(host, Ipv4Addr::LOCALHOST);
+}
+
+#[test]
+fn leave_their_port_to_the_container_that_they_lead_to() {
+    let reference = Reference::new();
+    let _xnat = alone(&reference, "--forward udp:5060=192.168.110.11:5060");
+    // As telephones do: both ends use one port for what they ask and what they are asked.
+    let phone = udp_at(reference.n1().ns(), N1, 5060);
+    let exchange = udp_at(reference.outside.ns(), OUTSIDE, 5060);
+    let seen = pass(&phone, local(&exchange), &exchange, b"REGISTER");
+    assert_eq!(seen, SocketAddrV4::new(NODE1, 5060));
+    assert_eq!(pass(&exchange, seen, &phone, b"INVITE"), local(&exchange));
+    let stranger = udp_at(reference.outside.ns(), OUTSIDE, 6000);
+    assert_eq!(pass(&stranger, seen, &phone, b"INVITE"), local(&stranger));
+}
+
+#[test]
+fn open_nothing_in_the_name_of_a_peers_container() {
+    let reference = Reference::new();
+    let one = Xnat::start(
+        reference.node1.host.ns(),
+        &format!("--peer {NODE2}={SUBNET2} --subnet {SUBNET1} --forward udp:5353=192.168.110.11:5300"),
+    );
+    let names = udp::Server::echo(reference.n1().ns(), 5300);
+    let wire = Capture::filtered(reference.node1.host.wire(), "udp and dst net 192.168.220.0/24");
+    // An outsider forges the source; the answer would leave for an address that is not on the wire.
+    Raw::udp((N2, 4000), (NODE1, 5353), b"forged").send(reference.outside.ns());
+    udp::expect_echo(&udp::socket(reference.outside.ns(), 0), (NODE1, 5353), 7, 100);
+    assert!(names.received().iter().all(|(from, _)| *from.ip() == OUTSIDE), "{:?}", names.received());
+    assert_eq!(one.count(&format!("--src {N2}")), 0);
+    wire.expect_none("an answer to it", |_| true);
 }
 
 #[test]

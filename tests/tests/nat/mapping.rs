@@ -118,3 +118,23 @@ fn pings_of_containers_with_the_same_identifier_are_told_apart() {
         }
     }
 }
+
+#[test]
+fn flows_end_with_the_address_that_they_have_on_the_wire() {
+    let reference = Reference::new();
+    let xnat = alone(&reference, "");
+    let server = udp_at(reference.outside.ns(), OUTSIDE, 5300);
+    let n1 = reference.n1();
+    let socket = udp_at(n1.ns(), n1.address(), 40000);
+    assert_eq!(*pass(&socket, crate::local(&server), &server, b"before").ip(), NODE1);
+    let host = reference.node1.host.ns();
+    host.ip("address add 172.29.0.5/24 dev eth0");
+    host.ip(&format!("address del {NODE1}/24 dev eth0"));
+    host.ip("address replace 172.29.0.5/24 dev eth0");
+    host.ip(&format!("route replace default via {OUTSIDE}"));
+    wait::until_true("the daemon has seen it", SOON, || xnat.output().contains("has the address 172.29.0.5 now"));
+    wait::until_true("the old flow has ended", SOON, || xnat.count("--proto udp") == 0);
+    let now = pass(&socket, crate::local(&server), &server, b"after");
+    assert_eq!(now, SocketAddrV4::new(std::net::Ipv4Addr::new(172, 29, 0, 5), 40000));
+    assert_eq!(pass(&server, now, &socket, b"and back"), crate::local(&server));
+}
