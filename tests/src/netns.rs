@@ -146,16 +146,14 @@ fn processes(name: &str) -> Vec<i32> {
 
 /// Kills what runs inside, by process id, and removes the namespace.
 fn remove(name: &str) {
-    for _ in 0..100 {
+    // What is left after a second keeps the namespace, which is said below.
+    wait::within(Duration::from_secs(1), || {
         let alive = processes(name);
-        if alive.is_empty() {
-            break;
-        }
-        for pid in alive {
+        for &pid in &alive {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        alive.is_empty().then_some(())
+    });
     // Not a panic: this may be the unwinding of a failed test.
     match ip().args(["netns", "delete", name]).output() {
         Ok(output) if output.status.success() => {}

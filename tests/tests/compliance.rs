@@ -53,22 +53,26 @@ fn tests(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect()
 }
 
-/// Where the tests of a file are: those of the crates are named with the crate.
-fn file_of(module: &str) -> PathBuf {
+/// Where the tests of a module are: its file, or the files of its folder. Those of the crates are named with the crate.
+fn files_of(module: &str) -> Vec<PathBuf> {
     let root = root();
-    match module.split_once('/') {
-        Some((krate @ ("xnat-common" | "xnat" | "xtask"), path)) => root.join(krate).join(format!("{path}.rs")),
-        _ => root.join("tests/tests").join(format!("{module}.rs")),
+    let path = match module.split_once('/') {
+        Some((krate @ ("xnat-common" | "xnat" | "xtask"), path)) => root.join(krate).join(path),
+        _ => root.join("tests/tests").join(module),
+    };
+    match fs::read_dir(&path) {
+        Ok(folder) => folder.map(|entry| entry.expect("an entry").path()).collect(),
+        Err(_) => vec![path.with_extension("rs")],
     }
 }
 
 /// What is wrong with a test's name, if anything is.
 fn check(test: &str) -> Result<(), String> {
     let (module, function) = test.rsplit_once("::").expect("two parts");
-    let path = file_of(module);
-    let Ok(source) = fs::read_to_string(&path) else { return Err(format!("{test}: there is no {}", path.display())) };
-    let Some(at) = source.find(&format!("fn {function}(")) else {
-        return Err(format!("{test}: {} has no such function", path.display()));
+    let definition = format!("fn {function}(");
+    let mut sources = files_of(module).into_iter().filter_map(|path| fs::read_to_string(path).ok());
+    let Some((source, at)) = sources.find_map(|source| source.find(&definition).map(|at| (source, at))) else {
+        return Err(format!("{test}: {module} has no such function"));
     };
     let line = source[..at].rfind('\n').map_or(0, |end| end + 1);
     let attributes: Vec<&str> = source[..line]

@@ -361,8 +361,9 @@ fn a_second_interface_in_the_subnet_changes_nothing() {
     host.ip("link add shim0 link br0 type macvlan mode bridge");
     host.ip("link set shim0 up");
     host.ip("address add 192.168.110.2/32 dev shim0");
-    // Nothing tells that the daemon has looked, because nothing is to change.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    // What comes after it tells that the daemon has looked.
+    host.ip("link set eth0 mtu 1490");
+    wait::until_true("the daemon has seen the uplink's MTU", SOON, || one.status().uplink.mtu == 1490);
     let insides = one.status().insides;
     assert!(insides.len() == 1 && insides[0].name == "br0" && insides[0].subnets == [SUBNET1], "{insides:?}");
     ping(reference.n1().ns(), "-c 2", ANYWHERE).expect_answered_by(ANYWHERE);

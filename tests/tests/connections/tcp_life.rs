@@ -149,8 +149,8 @@ fn a_half_closed_connection_goes_on() {
     assert_eq!(server.read(&mut [0; 1]).expect("the end"), 0);
     expect_state(&xnat, "CLOSE_WAIT");
     // For longer than a connection that is closing may be idle, but never so long at a time.
-    for number in 0..8_u8 {
-        std::thread::sleep(Duration::from_secs(1));
+    for number in 0..4_u8 {
+        wait::until_true("it has been idle for a while", SOON, || xnat.flows("--proto tcp")[0].timeout <= 1);
         expect_through(&mut server, &mut client, &[number; 1000]);
     }
     assert_eq!(state(&xnat), "CLOSE_WAIT");
@@ -244,7 +244,10 @@ fn an_expired_flow_is_not_revived() {
     assert_eq!(state(&xnat), "ESTABLISHED");
     let inside = Capture::filtered(reference.n1().inside(), "tcp");
     // The collector comes by every five seconds: most likely after what follows.
-    std::thread::sleep(Duration::from_millis(2100));
+    server.set_read_timeout(Some(Duration::from_millis(2100))).expect("a socket");
+    let error = server.read(&mut [0; 1]).expect_err("silence, for longer than it may be idle");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    server.set_read_timeout(Some(tcp::PATIENCE)).expect("a socket");
     server.write_all(b"too late").expect("room in the socket");
     // The host, which knows nothing of it, says so.
     let error = server.read(&mut [0; 1]).expect_err("a reset");
@@ -259,14 +262,13 @@ fn window_scaling_and_a_slow_reader_do_not_lead_astray() {
     let xnat = alone(&reference);
     let (mut client, mut server) = connect(&reference);
     let sent = xnat_tests::payload::pattern(7, 8_000_000);
+    let closed = Capture::filtered(reference.node1.host.wire(), "tcp[14:2] = 0 and tcp[tcpflags] & tcp-rst = 0");
     std::thread::scope(|scope| {
         scope.spawn(|| server.write_all(&sent).expect("a reader"));
+        // Who does not read closes the window.
+        closed.expect("a closed window", |p| p.src == NODE1);
         let mut got = vec![0; sent.len()];
-        for piece in got.chunks_mut(700_000) {
-            // The window closes now and then.
-            std::thread::sleep(Duration::from_millis(50));
-            client.read_exact(piece).expect("octets");
-        }
+        client.read_exact(&mut got).expect("octets");
         assert!(got == sent, "something else came");
     });
     assert_eq!((state(&xnat), xnat.counter("tcp_implausible")), ("ESTABLISHED".to_owned(), 0));

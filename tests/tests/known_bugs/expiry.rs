@@ -69,8 +69,10 @@ fn collection_never_ends_a_flow_that_is_in_use() {
         }
         assert_eq!(seen, ports, "round {round}, {:?} after the first", start.elapsed());
         round += 1;
-        // Well within the second, and long enough that the last one was some ticks ago.
-        std::thread::sleep(Duration::from_millis(300));
+        // Silence well within the second, and long enough that the last one was some ticks ago.
+        server.set_read_timeout(Some(Duration::from_millis(300))).expect("a valid timeout");
+        assert!(server.recv(&mut [0; 64]).is_err(), "nobody has anything to say");
+        server.set_read_timeout(Some(SOON)).expect("a valid timeout");
     }
     // Those that were silent are gone by then, so collection was at work.
     wait::until_true("idle flows have been collected", SOON, || xnat.counter("flows_expired") >= others.len() as u64);

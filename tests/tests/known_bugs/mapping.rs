@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use xnat_tests::capture::Capture;
 use xnat_tests::packet::{ICMP, RST, SYN};
 use xnat_tests::program::ping;
-use xnat_tests::raw::Raw;
 use xnat_tests::tcp::{self, Service};
 use xnat_tests::topology::{ANYWHERE, N1, NODE1, OUTSIDE, Reference};
 
@@ -58,11 +57,16 @@ fn an_unsolicited_syn_to_a_mapping_is_not_answered() {
     let mut stream = tcp::expect_connect(reference.n1().ns(), 40000, (OUTSIDE, web.port()));
     let wire = Capture::filtered(reference.outside.wire(), "tcp or icmp");
     let inside = Capture::filtered(reference.n1().inside(), "tcp");
-    Raw::tcp((ELSEWHERE, 5000), (NODE1, 40000), SYN, 1, 0).send(outside);
-    wire.expect("the SYN", |p| p.src == ELSEWHERE && p.has_flags(SYN));
-    xnat_tests::wait::until_true("it is filtered", xnat_tests::wait::SOON, || xnat.counter("filtered") == 1);
     // RFC 5382 REQ-4: for six seconds at least.
-    std::thread::sleep(std::time::Duration::from_secs(7));
+    let error = outside.within(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&std::net::SocketAddr::from((ELSEWHERE, 5000)).into()).expect("its address");
+        let to = std::net::SocketAddr::from((NODE1, 40000));
+        socket.connect_timeout(&to.into(), std::time::Duration::from_secs(7)).expect_err("no answer")
+    });
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    wire.expect("the SYN", |p| p.src == ELSEWHERE && p.has_flags(SYN));
+    assert!(xnat.counter("filtered") >= 1);
     tcp::expect_echo(&mut stream, 1, 1000);
     wire.expect_none("an answer", |p| p.dst == ELSEWHERE);
     wire.expect_none("a reset", |p| p.flags & RST != 0);

@@ -11,13 +11,14 @@ use super::{alone, expect, udp_at};
 /// Runs `then` while a client outside sends a datagram to port 5300 of the host again and again, from one port.
 fn while_a_client_sends(outside: &Namespace, then: impl FnOnce()) {
     let client = udp_at(outside, (OUTSIDE, 7000));
+    client.set_read_timeout(Some(Duration::from_millis(20))).expect("a valid timeout");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                // Refusals are what happens while nobody is there.
+                // Refusals are what happens while nobody is there, and nobody answers.
                 let _ = client.send_to(b"again", (NODE1, 5300));
-                std::thread::sleep(Duration::from_millis(20));
+                let _ = client.recv(&mut [0; 16]);
             }
         });
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(then));

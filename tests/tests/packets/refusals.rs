@@ -2,8 +2,6 @@
 //! can be.
 
 use std::net::Ipv4Addr;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use socket2::Type;
 use xnat_common::counter::Counter;
@@ -11,6 +9,7 @@ use xnat_common::packet::proto;
 use xnat_common::tcp::State as Tcp;
 use xnat_tests::packet::{ACK, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, NODE1, OUTSIDE};
+use xnat_tests::wait::{self, SOON};
 
 use crate::fixture::{Given, MARK_DONE, REDIRECT, SHOT, outside};
 use crate::packet::{End, Packet, echo, icmp, icmp_error, other, tcp, udp};
@@ -67,11 +66,8 @@ fn expect_refused(world: &mut World, packet: &Packet, source: Ipv4Addr, octets: 
 
 /// Waits for the next tick of the programs' clock, in which what was found full is looked at again.
 fn next_tick() {
-    let (then, begin) = (now(), Instant::now());
-    while now() == then {
-        assert!(begin.elapsed() < Duration::from_secs(1), "the clock stands");
-        sleep(Duration::from_millis(1));
-    }
+    let then = now();
+    wait::until_true("the clock goes on", SOON, || now() != then);
 }
 
 #[test]
