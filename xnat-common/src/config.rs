@@ -10,6 +10,13 @@ use crate::timeout::Timeouts;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Config {
+    /// Where the tuples of flows lie depends on it, so that nobody outside can have many lie in one place. User space draws
+    /// it when it makes the table.
+    pub seed: u64,
+    /// One less than the number of buckets for tuples, which is a power of two.
+    pub bucket_mask: u32,
+    /// The shortest of the idle timeouts: a flow that was seen since is not looked at for having expired.
+    pub least_idle: u32,
     /// The interface toward the peers and the outside.
     pub uplink: u32,
     /// Largest IP packet that the uplink takes, in bytes.
@@ -51,6 +58,8 @@ impl Default for Config {
 impl Config {
     /// The hooks on the inside leave everything to the kernel's routing, and the uplink's egress hook translates.
     pub const KERNEL_PATH: u32 = 1;
+    /// Packets of established flows go through every step, and ask the kernel for each one's next hop.
+    pub const SLOW_PATH: u32 = 2;
 
     /// What mappings of a protocol depend on.
     #[inline(always)]

@@ -10,6 +10,7 @@ pub mod config;
 pub mod counter;
 pub mod flow;
 pub mod fragment;
+pub mod hop;
 pub mod host_port;
 pub mod hygiene;
 pub mod kernel_flow;

@@ -64,9 +64,15 @@ pub mod map {
     pub const FRAGMENT_SOURCES: &str = "FRAGMENT_SOURCES";
     /// `Array<u64>`: where to look next for a slot in `DATAGRAMS` and in `HELD`.
     pub const FRAGMENT_HANDS: &str = "FRAGMENT_HANDS";
+    /// `Array<Watch>`, one entry, can be mapped into memory.
+    pub const WATCH: &str = "WATCH";
+    /// `Array<Hop>`: next hops.
+    pub const HOPS: &str = "HOPS";
+    /// `LruHashMap<StationKey, Station>`: at which port of a bridge a MAC address is.
+    pub const STATIONS: &str = "STATIONS";
     /// `LruHashMap<SentKey, Sent>`: identifications of fragmented datagrams on the wire.
     pub const SENT: &str = "SENT";
 }
 
 /// The version of the pinned maps' layouts; part of the pins' path, and raised whenever a layout changes.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;

@@ -53,8 +53,14 @@ pub struct Inside {
     pub mtu: u32,
     /// Its MAC address; frames for other addresses are not for this host.
     pub mac: [u8; 6],
-    /// Always zero.
-    pub zero: [u8; 2],
+    /// Bits of [`Inside::DIRECT`].
+    pub flags: u16,
     /// This host's address there, from which it tells containers of refusals.
     pub address: Addr,
+}
+
+impl Inside {
+    /// Packets toward containers may be handed straight to this port, or interface: it is up, and the bridge would do
+    /// nothing else to them.
+    pub const DIRECT: u16 = 1;
 }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::config::{Config, Cursors};
 use crate::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
+use crate::hop::{Hop, Station, StationKey, Watch};
 use crate::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use crate::subnet::{Inside, Peer, Subnet};
 use crate::{Addr, Flow, FlowKey, FlowRef, Port};
@@ -46,6 +47,7 @@ map_layouts!(
     FragmentKey,
     Full,
     Held,
+    Hop,
     Inside,
     Mapping,
     Peer,
@@ -56,5 +58,8 @@ map_layouts!(
     SentKey,
     Source,
     SourceUse,
-    Subnet
+    Station,
+    StationKey,
+    Subnet,
+    Watch
 );

@@ -8,6 +8,7 @@ use xnat_common::counter::{self, Counter};
 use xnat_common::fragment::{
     self, Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse,
 };
+use xnat_common::hop::{Hop, Station, StationKey, Watch};
 use xnat_common::host_port;
 use xnat_common::mapping::{self, Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
@@ -72,6 +73,12 @@ pub static HELD: Array<Held, { fragment::HELD as usize }> = Array::new();
 pub static FRAGMENT_SOURCES: LruHashMap<Source, SourceUse, { 2 * fragment::DATAGRAMS as usize }> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENT_HANDS: Array<u64, 2> = Array::new();
+#[btf_map]
+pub static WATCH: Array<Watch, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub static HOPS: Array<Hop, { Hop::SLOTS as usize }> = Array::new();
+#[btf_map]
+pub static STATIONS: LruHashMap<StationKey, Station, 16_384> = LruHashMap::new();
 #[btf_map]
 pub static SENT: LruHashMap<SentKey, Sent, 16_384> = LruHashMap::new();
 

@@ -16,7 +16,7 @@ use crate::undo::remove_tree;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("XNAT_EBPF_OBJECT"));
 
 /// The maps that are pinned. If one is missing, the others are of no use.
-const PINNED: [&str; 24] = [
+const PINNED: [&str; 27] = [
     map::CONFIG,
     map::CURSORS,
     map::COUNTERS,
@@ -40,6 +40,9 @@ const PINNED: [&str; 24] = [
     map::HELD,
     map::FRAGMENT_SOURCES,
     map::FRAGMENT_HANDS,
+    map::WATCH,
+    map::HOPS,
+    map::STATIONS,
     map::SENT,
 ];
 

@@ -219,7 +219,7 @@ impl World {
 
     /// Sets the MTU of the inside interface, as far as the programs know.
     pub fn set_inside_mtu(&mut self, mtu: u32) {
-        let inside = Inside { ifindex: INSIDE, mtu, mac: INSIDE_MAC, zero: [0; 2], address: GATEWAY.into() };
+        let inside = Inside { ifindex: INSIDE, mtu, mac: INSIDE_MAC, flags: 0, address: GATEWAY.into() };
         let mut insides: HashMap<_, u32, Inside> = map(&mut self.ebpf, map::INSIDES);
         insides.insert(&INSIDE, &inside, 0).expect("an inside interface");
     }

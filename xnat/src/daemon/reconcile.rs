@@ -197,7 +197,7 @@ fn inside(link: &Link, subnets: &[Cidr], there: &Snapshot) -> Inside {
         ifindex: link.index,
         mtu: link.mtu,
         mac: link.mac.unwrap_or_default(),
-        zero: [0; 2],
+        flags: 0,
         address: address.map_or(Addr::UNSPECIFIED, Addr::from),
     }
 }

@@ -1,0 +1,117 @@
+//! Next hops that are remembered, so that a packet need not look up its route and its neighbour.
+//!
+//! A remembered hop is only used while somebody watches the network: the daemon raises the epoch whenever a route, a
+//! neighbour, an address or an interface changes, and says for how long that can be relied on. Without it every packet
+//! asks the kernel.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::time::Ticks;
+
+/// What the daemon knows of changes in the network: the one entry of the `WATCH` map, in memory that it shares.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Watch {
+    /// Raised when something has changed by which packets find their way. Never zero once the daemon has written it.
+    pub epoch: u32,
+    /// Until when changes are watched for, in [`Ticks`].
+    pub until: u32,
+}
+
+impl Watch {
+    /// For how long the daemon's word is good, in seconds; it renews it every second.
+    pub const SECONDS: u32 = 3;
+
+    /// Whether what was learnt in `epoch` still holds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn trusts(&self, epoch: u32, now: Ticks) -> bool {
+        epoch == self.epoch && self.is_watched(now)
+    }
+
+    /// Whether somebody watches for changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_watched(&self, now: Ticks) -> bool {
+        self.epoch != 0 && (self.until.wrapping_sub(now.0)).cast_signed() > 0
+    }
+}
+
+/// A next hop: an entry of the `HOPS` array.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Hop {
+    /// The name by which flows remember the hop: its slot in the lower bits, how often the slot was filled above. Zero in
+    /// one that was never filled.
+    pub name: u32,
+    /// In which [`Watch::epoch`] it was learnt.
+    pub epoch: u32,
+    /// The interface through which packets leave.
+    pub ifindex: u32,
+    /// Longest IP packet that it takes, in bytes.
+    pub mtu: u32,
+    /// The neighbour's MAC address.
+    pub dst: [u8; 6],
+    /// This host's MAC address there.
+    pub src: [u8; 6],
+    /// When a packet last went by way of the kernel's own neighbour, in [`Ticks`].
+    pub asked: u32,
+}
+
+impl Hop {
+    /// How many there are, as a power of two.
+    pub const SLOTS_SHIFT: u32 = 12;
+    /// How many there are.
+    pub const SLOTS: u32 = 1 << Self::SLOTS_SHIFT;
+    /// How often a packet goes by way of the kernel's neighbour, which otherwise would find itself unused and never look
+    /// whether the other end is still there (`neigh_timer_handler`).
+    pub const ASKING: Ticks = Ticks::from_secs(1);
+
+    /// The slot of a hop by its name.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(name: u32) -> u32 {
+        name & (Self::SLOTS - 1)
+    }
+
+    /// The slot in which the hop to `mac` through an interface belongs.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot_for(ifindex: u32, mac: [u8; 6]) -> u32 {
+        let [a, b, c, d, e, f] = mac;
+        let low = u32::from_le_bytes([c, d, e, f]);
+        let high = u32::from_le_bytes([a, b, 0, 0]) ^ ifindex.rotate_left(16);
+        (low.wrapping_mul(0x9e37_79b1) ^ high.wrapping_mul(0x85eb_ca6b)) >> (32 - Self::SLOTS_SHIFT)
+    }
+
+    /// The name of the hop that is next put into a slot where one of this name was.
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_name(slot: u32, before: u32) -> u32 {
+        let count = (before >> Self::SLOTS_SHIFT).wrapping_add(1) & (u32::MAX >> Self::SLOTS_SHIFT);
+        let count = if count == 0 { 1 } else { count };
+        count << Self::SLOTS_SHIFT | slot
+    }
+}
+
+/// The key of the `STATIONS` map: a MAC address behind a bridge.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct StationKey {
+    /// The bridge.
+    pub bridge: u32,
+    /// The address.
+    pub mac: [u8; 6],
+    /// Always zero.
+    pub zero: u16,
+}
+
+/// A value of the `STATIONS` map: at which port of its bridge a MAC address was last seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Station {
+    /// The port.
+    pub port: u32,
+    /// In which [`Watch::epoch`].
+    pub epoch: u32,
+}
