@@ -1,13 +1,16 @@
 //! What is compared.
 
 use aya::Ebpf;
+use nix::sys::signal::Signal;
 use xnat_tests::xnat::Xnat;
 
 use crate::kernel;
-use crate::rig::{BRIDGE_MAC, CONTAINER_MAC, Rig, UPLINK_MAC, WIRE_MAC};
+use crate::rig::{BRIDGE_MAC, CONTAINER_MAC, PEER, Rig, UPLINK_MAC, WIRE_MAC};
+use crate::traffic::PORT_BITS;
 
 /// A way for packets between container and wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Candidate {
     /// A bare redirect with known hardware addresses.
     Floor,
@@ -50,6 +53,19 @@ impl Candidate {
         }
     }
 
+    /// In tables.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Floor => "bare redirect (the floor)",
+            Self::Plain => "plain routing",
+            Self::IptablesNft => "iptables-nft",
+            Self::IptablesLegacy => "iptables-legacy",
+            Self::Nft => "nft",
+            Self::Xnat => "xnat",
+            Self::XnatPeer => "xnat to a peer",
+        }
+    }
+
     /// Whether it changes addresses.
     pub const fn translates(self) -> bool {
         !matches!(self, Self::Floor | Self::Plain)
@@ -64,72 +80,122 @@ pub struct Setup {
     pub rig: Rig,
 }
 
-/// What does the work, where that is not the kernel by itself.
+/// What does the work.
 enum Work {
+    /// Nothing but the kernel, without a table.
     Kernel,
+    /// The kernel's NAT.
+    Netfilter,
     Floor { _programs: [Ebpf; 2] },
-    Xnat(Xnat),
+    Xnat(Box<Xnat>),
+}
+
+/// How a candidate is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Room for this many flows.
+    pub flows: u32,
+    /// The first of the 2^15 ports that there are, where there are not all.
+    pub pool: Option<u16>,
 }
 
 impl Setup {
-    /// Sets it up for this many flows.
-    pub fn new(candidate: Candidate, flows: u32) -> Self {
+    /// Sets it up.
+    pub fn new(candidate: Candidate, terms: Terms) -> Self {
         let rig = Rig::new();
-        let host = &rig.host;
         let work = match candidate {
-            Candidate::Floor => Work::Floor {
-                _programs: [
-                    kernel::attach_floor(host, "port0", rig.uplink, WIRE_MAC, UPLINK_MAC),
-                    kernel::attach_floor(host, "eth0", rig.port, CONTAINER_MAC, BRIDGE_MAC),
-                ],
-            },
+            Candidate::Floor => floor(&rig),
             Candidate::Plain => Work::Kernel,
-            Candidate::IptablesNft | Candidate::IptablesLegacy => {
-                let program = if candidate == Candidate::IptablesNft { "iptables-nft" } else { "iptables-legacy" };
-                host.shell(&format!("{program} -t nat -A POSTROUTING -s 192.168.110.0/24 -o eth0 -j MASQUERADE"));
-                Work::Kernel
-            }
-            Candidate::Nft => {
-                host.run(&[
-                    "nft",
-                    "add table ip nat; add chain ip nat postrouting { type nat hook postrouting priority srcnat; }; \
-                     add rule ip nat postrouting ip saddr 192.168.110.0/24 oifname eth0 masquerade",
-                ]);
-                Work::Kernel
-            }
-            Candidate::Xnat | Candidate::XnatPeer => {
-                let peer = if candidate == Candidate::XnatPeer { "--peer 172.29.0.17=192.168.220.0/24" } else { "" };
-                Work::Xnat(Xnat::start(
-                    host,
-                    &format!(
-                        "--subnet 192.168.110.0/24 --uplink eth0 {peer} --max-flows {} --udp 86400 --udp-unreplied 86400 \
-                         --tcp-established 86400 --tcp-transitory 86400",
-                        flows.max(64)
-                    ),
-                ))
+            Candidate::IptablesNft => iptables("iptables-nft", &rig, terms),
+            Candidate::IptablesLegacy => iptables("iptables-legacy", &rig, terms),
+            Candidate::Nft => nft(&rig, terms),
+            Candidate::Xnat => Work::Xnat(Box::new(Xnat::start(&rig.host, &xnat_words(terms)))),
+            Candidate::XnatPeer => {
+                let words = format!("{} --peer {PEER}=192.168.220.0/24", xnat_words(terms));
+                Work::Xnat(Box::new(Xnat::start(&rig.host, &words)))
             }
         };
-        if matches!(candidate, Candidate::IptablesNft | Candidate::IptablesLegacy | Candidate::Nft) {
-            for key in [
-                "udp_timeout",
-                "udp_timeout_stream",
-                "tcp_timeout_syn_sent",
-                "tcp_timeout_syn_recv",
-                "tcp_timeout_max_retrans",
-                "tcp_timeout_unacknowledged",
-            ] {
-                host.set_sysctl(&format!("net/netfilter/nf_conntrack_{key}"), "86400");
-            }
-        }
         Self { candidate, work, rig }
     }
 
     /// Forgets all flows.
-    pub fn flush(&self) {
-        match &self.work {
-            Work::Xnat(xnat) => drop(xnat.run("conntrack flush")),
-            Work::Kernel if self.candidate.translates() => drop(self.rig.host.run(&["conntrack", "-F"])),
+    pub fn flush(&mut self) {
+        match &mut self.work {
+            Work::Xnat(xnat) => {
+                // An orderly end takes the table away.
+                xnat.stop(Signal::SIGTERM).expect_success();
+                xnat.restart();
+            }
+            Work::Netfilter => drop(self.rig.host.run(&["conntrack", "-F"])),
             Work::Kernel | Work::Floor { .. } => {}
         }
     }
+
+    /// The instance of xnat.
+    pub fn xnat(&self) -> &Xnat {
+        match &self.work {
+            Work::Xnat(xnat) => xnat,
+            _ => panic!("{} is not xnat", self.candidate.name()),
+        }
+    }
+}
+
+fn floor(rig: &Rig) -> Work {
+    let outward = kernel::attach_floor(&rig.host, "port0", rig.uplink, WIRE_MAC, UPLINK_MAC);
+    let inward = kernel::attach_floor(&rig.host, "eth0", rig.port, CONTAINER_MAC, BRIDGE_MAC);
+    Work::Floor { _programs: [outward, inward] }
+}
+
+fn iptables(program: &str, rig: &Rig, terms: Terms) -> Work {
+    let rule = format!("{program} -t nat -A POSTROUTING -s 192.168.110.0/24 -o eth0");
+    match terms.pool {
+        Some(first) => rig.host.shell(&format!("{rule} -p udp -j MASQUERADE --to-ports {}", ports(first))),
+        None => rig.host.shell(&format!("{rule} -j MASQUERADE")),
+    };
+    keep_flows(rig);
+    Work::Netfilter
+}
+
+fn nft(rig: &Rig, terms: Terms) -> Work {
+    let masquerade = match terms.pool {
+        Some(first) => format!("meta l4proto udp masquerade to :{}", ports(first)),
+        None => "masquerade".to_owned(),
+    };
+    rig.host.run(&[
+        "nft",
+        &format!(
+            "add table ip nat; \
+             add chain ip nat postrouting {{ type nat hook postrouting priority srcnat; }}; \
+             add rule ip nat postrouting ip saddr 192.168.110.0/24 oifname eth0 {masquerade}"
+        ),
+    ]);
+    keep_flows(rig);
+    Work::Netfilter
+}
+
+/// Idle times so long that no flow ends while others are measured.
+fn keep_flows(rig: &Rig) {
+    for key in [
+        "udp_timeout",
+        "udp_timeout_stream",
+        "tcp_timeout_syn_sent",
+        "tcp_timeout_syn_recv",
+        "tcp_timeout_max_retrans",
+        "tcp_timeout_unacknowledged",
+    ] {
+        rig.host.set_sysctl(&format!("net/netfilter/nf_conntrack_{key}"), "86400");
+    }
+}
+
+fn xnat_words(Terms { flows, pool }: Terms) -> String {
+    let ports = pool.map(|first| format!("--ports {}", ports(first))).unwrap_or_default();
+    format!(
+        "--subnet 192.168.110.0/24 --uplink eth0 --max-flows {} {ports} --udp 86400 --udp-unreplied 86400 \
+         --tcp-established 86400 --tcp-transitory 86400",
+        flows.max(64)
+    )
+}
+
+fn ports(first: u16) -> String {
+    format!("{first}-{}", u32::from(first) + (1 << PORT_BITS) - 1)
 }

@@ -1,50 +1,129 @@
 //! What a packet of an established flow costs.
 
+use anyhow::Result;
+
 use crate::candidate::{Candidate, Setup};
 use crate::kernel::Kernel;
-use crate::sample::summary;
-use crate::traffic::{Direction, Protocol, Send, established, open};
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::sample::{Measured, Scenario};
+use crate::traffic::{self, Direction, Protocol, Send};
 
-pub fn slice(rounds: usize) {
-    let mut kernel = Kernel::load();
-    let candidates = [Candidate::Floor, Candidate::Plain, Candidate::IptablesNft, Candidate::Xnat];
-    let setups: Vec<Setup> = candidates.map(|candidate| Setup::new(candidate, 200_000)).into();
-    for setup in &setups {
-        setup.rig.equip(&mut kernel);
+/// The number of flows at which the bridge's call into netfilter is switched off for once.
+const WITHOUT_NETFILTER: u32 = 1024;
+
+/// Steps of progress: one a run of the generator, in eighths for runs as short as an opening.
+pub fn steps(plan: &Plan) -> u64 {
+    let runs = Protocol::BOTH.len() * plan.stages.len() * Direction::BOTH.len() + Direction::BOTH.len();
+    (runs * plan.rounds * plan.candidates.len()) as u64 + openings(plan) * plan.candidates.len() as u64
+}
+
+fn openings(plan: &Plan) -> u64 {
+    2 * plan.stages.iter().map(|&flows| opening_steps(flows)).sum::<u64>()
+}
+
+/// Opening flows takes three runs of that many packets.
+fn opening_steps(flows: u32) -> u64 {
+    1 + u64::from(flows) / 50_000
+}
+
+/// Measures with UDP, forgets all flows, and measures with TCP.
+pub fn measure(
+    plan: &Plan,
+    kernel: &mut Kernel,
+    setups: &mut [Setup],
+    progress: &Progress,
+    measured: &mut Measured,
+) -> Result<()> {
+    for protocol in Protocol::BOTH {
+        for setup in setups.iter_mut() {
+            setup.flush();
+        }
+        let mut opened = 0;
+        let mut broken = Vec::new();
+        for &flows in &plan.stages {
+            for setup in setups.iter() {
+                progress.doing(format!("opening {flows} {} flows: {}", protocol.name(), setup.candidate.name()))?;
+                if let Err(error) = traffic::open(kernel, setup, protocol, opened, flows - opened) {
+                    progress.note(&format!("{}: {error}", setup.candidate.name()));
+                    broken.push((setup.candidate, error));
+                }
+                progress.done(opening_steps(flows));
+            }
+            opened = flows;
+            for direction in Direction::BOTH {
+                let id = format!("established/{}/{}/{flows}", protocol.name(), direction.name());
+                let title = format!("{} {}, {flows} flows", protocol.title(), direction.title());
+                let runs = Runs { plan, protocol, direction, flows, broken: &broken };
+                measured.scenarios.push(runs.measure(id, title, kernel, setups, progress)?);
+            }
+            if protocol == Protocol::Udp && flows == WITHOUT_NETFILTER {
+                set_bridge_netfilter(setups, "0");
+                for direction in Direction::BOTH {
+                    let id = format!("without-bridge-netfilter/{}", direction.name());
+                    let title = format!("{} {}, {flows} flows", protocol.title(), direction.title());
+                    let runs = Runs { plan, protocol, direction, flows, broken: &broken };
+                    measured.scenarios.push(runs.measure(id, title, kernel, setups, progress)?);
+                }
+                set_bridge_netfilter(setups, "1");
+            }
+        }
     }
-    let mut opened = 0;
-    for flows in [1, 1024, 100_000] {
-        for setup in &setups {
-            if let Err(error) = open(&mut kernel, setup, Protocol::Udp, opened, flows - opened) {
-                println!("{}: {error}", setup.candidate.name());
+    for setup in setups {
+        setup.flush();
+    }
+    Ok(())
+}
+
+fn set_bridge_netfilter(setups: &[Setup], value: &str) {
+    for setup in setups {
+        setup.rig.host.set_sysctl("net/bridge/bridge-nf-call-iptables", value);
+    }
+}
+
+/// Rounds of one scenario.
+struct Runs<'a> {
+    plan: &'a Plan,
+    protocol: Protocol,
+    direction: Direction,
+    flows: u32,
+    /// Candidates that could not open their flows.
+    broken: &'a [(Candidate, String)],
+}
+
+impl Runs<'_> {
+    fn measure(
+        &self,
+        id: String,
+        title: String,
+        kernel: &mut Kernel,
+        setups: &[Setup],
+        progress: &Progress,
+    ) -> Result<Scenario> {
+        let candidates = setups.iter().map(|setup| setup.candidate);
+        let mut scenario = Scenario::new(id, title, "ns", candidates);
+        // Each flow is met before the clock starts, or with very many of them at least most of what they share.
+        let warm_up = self.flows.clamp(10_000, 200_000).min(self.plan.packets);
+        for _ in 0..self.plan.rounds {
+            for setup in setups {
+                progress.doing(format!("{}: {}", scenario.title, setup.candidate.name()))?;
+                let send = Send {
+                    packet: traffic::established(self.protocol, self.direction),
+                    direction: self.direction,
+                    at_random: true,
+                    flows: self.flows,
+                    warm_up,
+                    packets: warm_up + self.plan.packets,
+                    ..Send::default()
+                };
+                let outcome = match self.broken.iter().find(|(candidate, _)| *candidate == setup.candidate) {
+                    Some((_, error)) => Err(error.clone()),
+                    None => send.run(kernel, setup),
+                };
+                scenario.add(setup.candidate, outcome);
+                progress.done(1);
             }
         }
-        opened = flows;
-        for direction in Direction::BOTH {
-            let mut rows: Vec<Vec<f64>> = vec![Vec::new(); setups.len()];
-            for _ in 0..rounds {
-                for (setup, row) in setups.iter().zip(&mut rows) {
-                    let send = Send {
-                        packet: established(Protocol::Udp, direction),
-                        direction,
-                        at_random: true,
-                        first: 0,
-                        flows,
-                        warm_up: 20_000,
-                        packets: 220_000,
-                    };
-                    match send.run(&mut kernel, setup) {
-                        Ok(cost) => row.push(cost),
-                        Err(error) => println!("{}: {error}", setup.candidate.name()),
-                    }
-                }
-            }
-            println!("{flows} flows, {direction:?}");
-            for (setup, row) in setups.iter().zip(&rows) {
-                if let Some(s) = summary(row) {
-                    println!("  {:16} {:7.0} {:7.0} {:7.0}", setup.candidate.name(), s.median, s.min, s.max);
-                }
-            }
-        }
+        Ok(scenario)
     }
 }

@@ -42,41 +42,43 @@ pub struct Frame {
     pub datagram_sum: u32,
 }
 
-/// Writes a frame in which ports, one of the addresses, and both checksums are left zero.
-pub fn frame(macs: ([u8; 6], [u8; 6]), packet: Packet, source: Ipv4Addr, destination: Ipv4Addr, service: u8) -> Frame {
-    let mut frame = Vec::with_capacity(FRAME_MAX);
-    frame.extend(macs.0);
-    frame.extend(macs.1);
-    frame.extend(0x0800_u16.to_be_bytes());
-    // Version and header length, service; length; identification, don't fragment; TTL, protocol; checksum.
-    frame.extend([0x45, service]);
-    frame.extend(packet.length().to_be_bytes());
-    frame.extend([0x12, 0x34, 0x40, 0, 64, packet.protocol(), 0, 0]);
-    frame.extend(source.octets());
-    frame.extend(destination.octets());
-    let datagram = frame.len();
-    frame.extend([0; 4]);
-    match packet {
-        Packet::Udp => {
-            frame.extend((packet.length() - 20).to_be_bytes());
-            frame.extend([0, 0]);
-            frame.extend(*b"xnat benchmark payload");
+impl Frame {
+    /// Writes a frame in which ports, one of the addresses, and both checksums are left zero.
+    pub fn new(macs: ([u8; 6], [u8; 6]), packet: Packet, source: Ipv4Addr, destination: Ipv4Addr, service: u8) -> Self {
+        let mut frame = Vec::with_capacity(FRAME_MAX);
+        frame.extend(macs.0);
+        frame.extend(macs.1);
+        frame.extend(0x0800_u16.to_be_bytes());
+        // Version and header length, service; length; identification, don't fragment; TTL, protocol; checksum.
+        frame.extend([0x45, service]);
+        frame.extend(packet.length().to_be_bytes());
+        frame.extend([0x12, 0x34, 0x40, 0, 64, packet.protocol(), 0, 0]);
+        frame.extend(source.octets());
+        frame.extend(destination.octets());
+        let datagram = frame.len();
+        frame.extend([0; 4]);
+        match packet {
+            Packet::Udp => {
+                frame.extend((packet.length() - 20).to_be_bytes());
+                frame.extend([0, 0]);
+                frame.extend(*b"xnat benchmark payload");
+            }
+            Packet::Syn => tcp(&mut frame, CLIENT, 0, 0x02),
+            Packet::SynAck => tcp(&mut frame, SERVER, CLIENT + 1, 0x12),
+            Packet::ClientAck => tcp(&mut frame, CLIENT + 1, SERVER + 1, 0x10),
+            Packet::ServerAck => tcp(&mut frame, SERVER + 1, CLIENT + 1, 0x10),
         }
-        Packet::Syn => tcp(&mut frame, CLIENT, 0, 0x02),
-        Packet::SynAck => tcp(&mut frame, SERVER, CLIENT + 1, 0x12),
-        Packet::ClientAck => tcp(&mut frame, CLIENT + 1, SERVER + 1, 0x10),
-        Packet::ServerAck => tcp(&mut frame, SERVER + 1, CLIENT + 1, 0x10),
+        let pseudo = sum(&frame[26..34]) + u32::from(u16::from(packet.protocol()).to_be())
+            + u32::from((packet.length() - 20).to_be());
+        let (header_sum, datagram_sum) = (sum(&frame[14..34]), pseudo + sum(&frame[datagram..]));
+        let length = frame.len() as u32;
+        frame.resize(FRAME_MAX.next_multiple_of(8), 0);
+        let mut octets = [0; FRAME_MAX.div_ceil(8)];
+        for (word, bytes) in octets.iter_mut().zip(frame.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into().expect("eight octets"));
+        }
+        Self { octets, length, header_sum, datagram_sum }
     }
-    let pseudo = sum(&frame[26..34]) + u32::from(u16::from(packet.protocol()).to_be())
-        + u32::from((packet.length() - 20).to_be());
-    let (header_sum, datagram_sum) = (sum(&frame[14..34]), pseudo + sum(&frame[datagram..]));
-    let length = frame.len() as u32;
-    frame.resize(FRAME_MAX.next_multiple_of(8), 0);
-    let mut octets = [0; FRAME_MAX.div_ceil(8)];
-    for (word, bytes) in octets.iter_mut().zip(frame.chunks_exact(8)) {
-        *word = u64::from_ne_bytes(bytes.try_into().expect("eight octets"));
-    }
-    Frame { octets, length, header_sum, datagram_sum }
 }
 
 /// What follows the ports of a TCP header with timestamps.

@@ -1,32 +1,151 @@
 //! The benchmark: what a packet costs through xnat, through the kernel's own NAT, and without any, all in one run.
+//!
+//! Candidates are measured in turn, round by round, each in hosts of its own, because absolute figures drift: what counts
+//! are the ratios of one round.
 
 mod candidate;
 mod forwarding;
 mod frame;
+mod interrupt;
 mod kernel;
 #[path = "../../../xnat-ebpf/src/bench/layout.rs"]
 mod layout;
+mod machine;
+mod opening;
+mod plan;
+mod progress;
 mod rig;
 mod sample;
 mod traffic;
 
-use clap::Parser as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser as _, ValueEnum as _};
+
+use crate::candidate::{Candidate, Setup, Terms};
+use crate::kernel::Kernel;
+use crate::machine::{ConntrackRoom, Machine};
+use crate::plan::{Part, Plan};
+use crate::progress::Progress;
+use crate::sample::Measured;
 
 /// The benchmark's own command line; `cargo xtask bench` passes it on.
 #[derive(Debug, clap::Parser)]
 struct Options {
-    /// Given by cargo.
+    /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
+    /// Measure less: about two minutes
     #[arg(long)]
     quick: bool,
-    #[arg(long)]
+    /// Measure only this part, or this candidate; may be given several times
+    #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    #[arg(long)]
+    /// Rounds over all candidates
+    #[arg(long, value_name = "N")]
     rounds: Option<usize>,
 }
 
-fn main() {
-    let options = Options::parse();
-    forwarding::slice(options.rounds.unwrap_or(5));
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let _ = options.bench;
+    interrupt::catch()?;
+    let (parts, candidates) = choose(&options.only)?;
+    let plan = Plan::new(options.quick, parts, candidates, options.rounds);
+    let machine = Machine::look(plan.quick);
+    let mut measured = Measured::default();
+    measure(&plan, &mut measured)?;
+    println!("{machine:?}");
+    for scenario in &measured.scenarios {
+        println!("{} {}", scenario.id, scenario.title);
+        for series in &scenario.series {
+            if let Some(s) = series.summary() {
+                println!(
+                    "  {:16} {:8.1} {:8.1} {:8.1}  {:5.2} {:5.2} {:5.2} {:?}",
+                    series.candidate.name(),
+                    s.median,
+                    s.min,
+                    s.max,
+                    scenario.ratio(series.candidate, Candidate::IptablesNft).unwrap_or(f64::NAN),
+                    scenario.ratio(series.candidate, Candidate::Plain).unwrap_or(f64::NAN),
+                    scenario.ratio(series.candidate, Candidate::Floor).unwrap_or(f64::NAN),
+                    series.errors
+                );
+            } else {
+                println!("  {:16} {:?}", series.candidate.name(), series.errors);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `--only` names: parts, candidates, or both; all of those of which none is named.
+fn choose(only: &[String]) -> Result<(Vec<Part>, Vec<Candidate>)> {
+    let (mut parts, mut candidates) = (Vec::new(), Vec::new());
+    for name in only {
+        if let Ok(part) = Part::from_str(name, false) {
+            parts.push(part);
+        } else if let Ok(candidate) = Candidate::from_str(name, false) {
+            candidates.push(candidate);
+        } else {
+            let names = Part::value_variants().iter().filter_map(clap::ValueEnum::to_possible_value);
+            let names = names.chain(Candidate::value_variants().iter().filter_map(clap::ValueEnum::to_possible_value));
+            let names: Vec<_> = names.map(|name| name.get_name().to_owned()).collect();
+            anyhow::bail!("--only {name}: there is {}", names.join(", "));
+        }
+    }
+    if parts.is_empty() {
+        parts = Part::value_variants().to_vec();
+    }
+    if candidates.is_empty() {
+        candidates = Candidate::ALL.to_vec();
+    }
+    Ok((parts, candidates))
+}
+
+fn measure(plan: &Plan, measured: &mut Measured) -> Result<()> {
+    let mut kernel = Kernel::load();
+    let _room = ConntrackRoom::make(plan.most().max(plan.many), 4);
+    let has = |part, steps| if plan.has(part) { steps } else { 0 };
+    let steps = has(Part::Forwarding, forwarding::steps(plan)) + has(Part::Opening, opening::steps(plan));
+    let progress = Progress::new(steps);
+
+    if plan.has(Part::Forwarding) || plan.has(Part::Opening) {
+        let terms = Terms { flows: plan.most(), pool: None };
+        let mut setups = set_up(&plan.candidates, terms, &mut kernel, &progress)?;
+        if plan.has(Part::Forwarding) {
+            forwarding::measure(plan, &mut kernel, &mut setups, &progress, measured)?;
+        }
+        if plan.has(Part::Opening) {
+            opening::measure_empty(plan, &mut kernel, &mut setups, &progress, measured)?;
+        }
+    }
+    if plan.has(Part::Opening) {
+        let terms = Terms { flows: 100_000, pool: Some(opening::POOL_FIRST) };
+        let mut setups = set_up(&plan.among(&opening::POOLED), terms, &mut kernel, &progress)?;
+        opening::measure_pool(plan, &mut kernel, &mut setups, &progress, measured)?;
+    }
+    Ok(())
+}
+
+/// Hosts for each candidate, with what generates and counts.
+fn set_up(candidates: &[Candidate], terms: Terms, kernel: &mut Kernel, progress: &Progress) -> Result<Vec<Setup>> {
+    let mut setups = Vec::new();
+    for &candidate in candidates {
+        progress.doing(format!("setting up: {}", candidate.name()))?;
+        let setup = Setup::new(candidate, terms);
+        setup.rig.equip(kernel);
+        setups.push(setup);
+    }
+    Ok(setups)
 }

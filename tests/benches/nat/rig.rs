@@ -42,7 +42,7 @@ impl Rig {
         for ns in [&host, &container, &wire] {
             ns.set_sysctl("net/ipv6/conf/all/disable_ipv6", "1");
         }
-        host.ip(&format!("link add br0 type bridge"));
+        host.ip("link add br0 type bridge");
         host.ip(&format!("link add port0 type veth peer name eth0 netns {}", container.name()));
         host.ip(&format!("link add eth0 type veth peer name wire0 netns {}", wire.name()));
         host.ip("link set port0 master br0");

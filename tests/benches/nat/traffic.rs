@@ -2,17 +2,18 @@
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use xnat_tests::wait;
 
 use crate::candidate::{Candidate, Setup};
-use crate::frame::{Packet, frame};
+use crate::frame::{Frame, Packet};
 use crate::kernel::Kernel;
-use crate::layout::{AT_RANDOM, IN_ORDER, INWARD, Job, OUTWARD};
+use crate::layout::{AT_RANDOM, IN_ORDER, INWARD, Job, OUTWARD, Tally};
 use crate::rig::{BRIDGE_MAC, CONTAINER, CONTAINER_MAC, HOST, OUTSIDE, PEER, PEER_CONTAINER, UPLINK_MAC, WIRE_MAC};
 
 /// Which way a packet goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the container to the wire.
     Outward,
@@ -23,41 +24,106 @@ pub enum Direction {
 impl Direction {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::Outward, Self::Inward];
+
+    /// In ids.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outward => "outward",
+            Self::Inward => "inward",
+        }
+    }
+
+    /// In titles.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Outward => "toward the outside",
+            Self::Inward => "toward the container",
+        }
+    }
 }
 
 /// The transport protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Udp,
     Tcp,
 }
 
-/// Each destination is reached from this many ports: 2^15, from [`FIRST_PORT`] on.
-const PORT_BITS: u32 = 15;
-const FIRST_PORT: u32 = 16_384;
+impl Protocol {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Udp, Self::Tcp];
+
+    /// In ids.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// In titles.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+        }
+    }
+}
+
+/// Ports that flows to one destination have: 2^15.
+pub const PORT_BITS: u32 = 15;
+/// The lowest of them.
+const FIRST_PORT: u16 = 16_384;
 
 /// One run of the generator.
 #[derive(Clone, Copy, Debug)]
 pub struct Send {
     pub packet: Packet,
     pub direction: Direction,
+    /// Else one flow after the other.
     pub at_random: bool,
+    /// Number of the first flow.
     pub first: u32,
     pub flows: u32,
+    /// Packets before the clock starts.
     pub warm_up: u32,
+    /// Packets in all.
     pub packets: u32,
+    /// The container's address.
+    pub container: Ipv4Addr,
+    /// The lowest of the ports.
+    pub first_port: u16,
+    /// By which a flow's number is multiplied for its port; odd.
+    pub stride: u32,
+}
+
+impl Default for Send {
+    fn default() -> Self {
+        Self {
+            packet: Packet::Udp,
+            direction: Direction::Outward,
+            at_random: false,
+            first: 0,
+            flows: 1,
+            warm_up: 0,
+            packets: 1,
+            container: CONTAINER,
+            first_port: FIRST_PORT,
+            stride: 1,
+        }
+    }
 }
 
 impl Send {
     /// The generator's job at a candidate.
-    fn job(&self, candidate: Candidate) -> Job {
+    pub fn job(&self, candidate: Candidate) -> Job {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
         // A class that nothing else here has; never the least, which is what everything has by itself.
         let service = ((run % 32) as u8 + 16) << 2;
         let outward = self.direction == Direction::Outward;
         let translated = candidate.translates();
-        let local = if !outward && translated { HOST } else { CONTAINER };
+        let local = if !outward && translated { HOST } else { self.container };
         let (remote, remote_step, remote_port, remote_port_step) = match (candidate, outward) {
             // On the wire all containers of a peer have the peer's address.
             (Candidate::XnatPeer, true) => (PEER_CONTAINER, 0, 1024, 1),
@@ -66,11 +132,11 @@ impl Send {
         };
         let none = Ipv4Addr::UNSPECIFIED;
         let frame = if outward {
-            frame((BRIDGE_MAC, CONTAINER_MAC), self.packet, local, none, service)
+            Frame::new((BRIDGE_MAC, CONTAINER_MAC), self.packet, local, none, service)
         } else {
-            frame((UPLINK_MAC, WIRE_MAC), self.packet, none, local, service)
+            Frame::new((UPLINK_MAC, WIRE_MAC), self.packet, none, local, service)
         };
-        let arrives_with = if outward && translated { HOST } else { CONTAINER };
+        let arrives_with = if outward && translated { HOST } else { self.container };
         Job {
             frame: frame.octets,
             length: frame.length,
@@ -82,8 +148,8 @@ impl Send {
             warm_up: self.warm_up,
             packets: self.packets,
             port_bits: PORT_BITS,
-            port_stride: 1,
-            local_port: FIRST_PORT,
+            port_stride: self.stride,
+            local_port: self.first_port.into(),
             remote: remote.to_bits(),
             remote_port,
             remote_step,
@@ -95,24 +161,41 @@ impl Send {
         }
     }
 
-    /// Sends and returns nanoseconds a packet, if all packets arrived.
-    pub fn run(&self, kernel: &mut Kernel, setup: &Setup) -> Result<f64, String> {
+    /// Sends, and returns what was counted when nothing more is on its way.
+    fn tally(&self, kernel: &mut Kernel, setup: &Setup) -> Result<Tally, String> {
         let rig = &setup.rig;
         let interface = if self.direction == Direction::Outward { rig.port } else { rig.uplink };
         let job = self.job(setup.candidate);
         let mut tally = kernel.run(&rig.host, interface, job).map_err(|error| format!("the generator: {error}"))?;
         let all = u64::from(self.packets);
-        // The last of them may still be on their way.
         if tally.arrived < all {
-            wait::within(std::time::Duration::from_millis(200), || {
+            wait::within(Duration::from_millis(100), || {
                 tally = kernel.tally();
                 (tally.arrived >= all).then_some(())
             });
         }
+        Ok(tally)
+    }
+
+    /// Sends and returns nanoseconds a packet, from the first after the warm-up until the last had arrived; an error if
+    /// not all did.
+    pub fn run(&self, kernel: &mut Kernel, setup: &Setup) -> Result<f64, String> {
+        let tally = self.tally(kernel, setup)?;
+        let all = u64::from(self.packets);
         if tally.arrived != all || tally.wrong != 0 {
             return Err(format!("{} of {all} packets arrived, {} untranslated", tally.arrived, tally.wrong));
         }
         Ok((tally.ended - tally.started) as f64 / f64::from(self.packets - self.warm_up))
+    }
+
+    /// Sends what is to be refused, and returns nanoseconds a packet, from the first after the warm-up to the last; an
+    /// error if any arrived.
+    pub fn run_refused(&self, kernel: &mut Kernel, setup: &Setup) -> Result<f64, String> {
+        let tally = self.tally(kernel, setup)?;
+        if tally.arrived != 0 || tally.wrong != 0 {
+            return Err(format!("{} of {} packets were not refused", tally.arrived + tally.wrong, self.packets));
+        }
+        Ok((tally.generated_last - tally.started) as f64 / f64::from(self.packets - self.warm_up - 1))
     }
 }
 
@@ -124,7 +207,7 @@ pub fn open(kernel: &mut Kernel, setup: &Setup, protocol: Protocol, first: u32, 
         Protocol::Tcp => [(Packet::Syn, Outward), (Packet::SynAck, Inward), (Packet::ClientAck, Outward)],
     };
     for (packet, direction) in ways {
-        let send = Send { packet, direction, at_random: false, first, flows, warm_up: 0, packets: flows };
+        let send = Send { packet, direction, first, flows, packets: flows, ..Send::default() };
         send.run(kernel, setup).map_err(|error| format!("opening {flows} flows, {packet:?}: {error}"))?;
     }
     Ok(())
