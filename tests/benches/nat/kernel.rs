@@ -11,6 +11,7 @@ use aya_obj::generated::{BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attr, bpf_cmd};
 use xnat_tests::netns::Namespace;
 
 use crate::layout::{Job, Tally};
+use crate::processor;
 
 /// Packets that the kernel takes from the generator at a time, as from a network card.
 const BATCH: u32 = 64;
@@ -78,7 +79,8 @@ impl Kernel {
 
         let program = xdp(&mut self.ebpf, "generate").fd().expect("loaded").as_fd().as_raw_fd();
         ns.within(|| {
-            measuring_thread()?;
+            processor::pin(0)?;
+            processor::precede()?;
             live_frames(program, ifindex, job.length, job.packets)
         })?;
         Ok(self.tally())
@@ -123,24 +125,6 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
     ebpf.program_mut(name).unwrap_or_else(|| panic!("no program {name}")).try_into().expect("TC")
-}
-
-/// The processor that everything measured runs on: the last one, since the first has the machine's interrupts.
-pub fn processor() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    processors - 1
-}
-
-/// Pins the calling thread to the one processor and puts it before what else would run there.
-fn measuring_thread() -> io::Result<()> {
-    let mut set = nix::sched::CpuSet::new();
-    set.set(processor())?;
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
-    // SAFETY: plain numbers; zero is the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// `bpf(BPF_PROG_TEST_RUN)` with live frames: what the program passes is received by the interface.

@@ -78,8 +78,9 @@ pub struct ConntrackRoom {
 impl ConntrackRoom {
     /// Room for as many flows in each of several namespaces.
     pub fn make(flows: u32, namespaces: u32) -> Self {
-        // Two tuples a flow, and two tuples a bucket: what the kernel itself chooses.
-        let buckets = (flows * namespaces).max(262_144).next_power_of_two();
+        // A bucket for each of a flow's two tuples: all namespaces share the one table, and those of one candidate must
+        // not lengthen the chains that another has to follow.
+        let buckets = (2 * flows * namespaces).max(262_144).next_power_of_two();
         let set = |file: &'static str, value: u32| {
             let before = fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"));
             fs::write(file, value.to_string()).unwrap_or_else(|error| panic!("{file} = {value}: {error}"));

@@ -13,8 +13,11 @@ mod layout;
 mod machine;
 mod opening;
 mod plan;
+mod processor;
+mod programs;
 mod progress;
 mod rig;
+mod round_trips;
 mod sample;
 mod traffic;
 
@@ -117,7 +120,9 @@ fn measure(plan: &Plan, measured: &mut Measured) -> Result<()> {
     let mut kernel = Kernel::load();
     let _room = ConntrackRoom::make(plan.most().max(plan.many), 4);
     let has = |part, steps| if plan.has(part) { steps } else { 0 };
-    let steps = has(Part::Forwarding, forwarding::steps(plan)) + has(Part::Opening, opening::steps(plan));
+    let steps = has(Part::Forwarding, forwarding::steps(plan))
+        + has(Part::Opening, opening::steps(plan))
+        + has(Part::Programs, programs::steps(plan));
     let progress = Progress::new(steps);
 
     if plan.has(Part::Forwarding) || plan.has(Part::Opening) {
@@ -134,6 +139,11 @@ fn measure(plan: &Plan, measured: &mut Measured) -> Result<()> {
         let terms = Terms { flows: 100_000, pool: Some(opening::POOL_FIRST) };
         let mut setups = set_up(&plan.among(&opening::POOLED), terms, &mut kernel, &progress)?;
         opening::measure_pool(plan, &mut kernel, &mut setups, &progress, measured)?;
+    }
+    if plan.has(Part::Programs) {
+        let terms = Terms { flows: 100_000, pool: None };
+        let setups: Vec<_> = plan.candidates.iter().map(|&candidate| Setup::new(candidate, terms)).collect();
+        programs::measure(plan, &setups, &progress, measured)?;
     }
     Ok(())
 }

@@ -9,8 +9,12 @@ use crate::kernel::Kernel;
 
 /// The container's address.
 pub const CONTAINER: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 11);
+/// The host's on the bridge.
+const BRIDGE: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 1);
 /// The host's on the wire.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 4);
+/// The host's router, and the server of real programs.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 100);
 /// The peer's.
 pub const PEER: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 17);
 /// A container of the peer's.
@@ -58,16 +62,21 @@ impl Rig {
         host.ip("link set port0 up");
         host.ip("address add 192.168.110.1/24 dev br0");
         host.ip(&format!("address add {HOST}/24 dev eth0"));
-        host.ip("route add default via 172.29.0.100");
+        host.ip(&format!("route add default via {GATEWAY}"));
         container.ip(&format!("address add {CONTAINER}/24 dev eth0"));
         container.ip("route add default via 192.168.110.1");
-        wire.ip("address add 172.29.0.100/24 dev wire0");
-        for (address, mac, interface) in [
-            ("172.29.0.100".parse().expect("an address"), WIRE_MAC, "eth0"),
-            (PEER, WIRE_MAC, "eth0"),
-            (CONTAINER, CONTAINER_MAC, "br0"),
+        // What stands for all hosts outside knows a way to the container for those who do not translate.
+        wire.ip(&format!("address add {GATEWAY}/24 dev wire0"));
+        wire.ip(&format!("address add {PEER}/24 dev wire0"));
+        wire.ip(&format!("route add 192.168.110.0/24 via {HOST}"));
+        for (ns, address, mac, interface) in [
+            (&host, GATEWAY, WIRE_MAC, "eth0"),
+            (&host, PEER, WIRE_MAC, "eth0"),
+            (&host, CONTAINER, CONTAINER_MAC, "br0"),
+            (&wire, HOST, UPLINK_MAC, "wire0"),
+            (&container, BRIDGE, BRIDGE_MAC, "eth0"),
         ] {
-            host.ip(&format!("neighbour replace {address} lladdr {} dev {interface} nud permanent", mac_text(mac)));
+            ns.ip(&format!("neighbour replace {address} lladdr {} dev {interface} nud permanent", mac_text(mac)));
         }
         host.run(&["bridge", "fdb", "replace", &mac_text(CONTAINER_MAC), "dev", "port0", "master", "static"]);
         xnat_tests::wait::until_true("the bridge port forwards", xnat_tests::wait::SOON, || {
