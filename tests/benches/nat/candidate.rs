@@ -97,6 +97,16 @@ pub struct Terms {
     pub flows: u32,
     /// The first of the 2^15 ports that there are, where there are not all.
     pub pool: Option<u16>,
+    /// Seconds after which xnat ends an idle UDP flow.
+    pub idle: u32,
+}
+
+impl Terms {
+    /// Room for as many flows, which stay.
+    pub const fn of(flows: u32) -> Self {
+        // A day: so that no flow ends while others are measured.
+        Self { flows, pool: None, idle: 86_400 }
+    }
 }
 
 impl Setup {
@@ -187,10 +197,10 @@ fn keep_flows(rig: &Rig) {
     }
 }
 
-fn xnat_words(Terms { flows, pool }: Terms) -> String {
+fn xnat_words(Terms { flows, pool, idle }: Terms) -> String {
     let ports = pool.map(|first| format!("--ports {}", ports(first))).unwrap_or_default();
     format!(
-        "--subnet 192.168.110.0/24 --uplink eth0 --max-flows {} {ports} --udp 86400 --udp-unreplied 86400 \
+        "--subnet 192.168.110.0/24 --uplink eth0 --max-flows {} {ports} --udp {idle} --udp-unreplied {idle} \
          --tcp-established 86400 --tcp-transitory 86400",
         flows.max(64)
     )

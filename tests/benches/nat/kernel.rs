@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::Duration;
 
 use aya::maps::Array;
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, xdp::XdpMode};
@@ -10,7 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::{BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attr, bpf_cmd};
 use xnat_tests::netns::Namespace;
 
-use crate::layout::{Job, Tally};
+use crate::layout::{DELAYS, Job, Tally};
 use crate::processor;
 
 /// Packets that the kernel takes from the generator at a time, as from a network card.
@@ -69,14 +70,18 @@ impl Kernel {
         attached.unwrap_or_else(|error| panic!("sink_inside at {interface}: {error}"));
     }
 
-    /// Has the generator do its job at an interface and returns what was counted.
-    pub fn run(&mut self, ns: &Namespace, ifindex: u32, job: Job) -> io::Result<Tally> {
+    /// Tells the sinks what to count, from zero.
+    pub fn expect(&mut self, job: Job) -> io::Result<()> {
         let mut jobs: Array<_, JobValue> = self.ebpf.map_mut("JOB").expect("JOB").try_into().expect("an array");
         jobs.set(0, &JobValue(job), 0).map_err(io::Error::other)?;
-        let mut tallies: Array<_, TallyValue> =
-            self.ebpf.map_mut("TALLY").expect("TALLY").try_into().expect("an array");
-        tallies.set(0, &TallyValue(Tally::default()), 0).map_err(io::Error::other)?;
+        let tally = self.ebpf.map_mut("TALLY").expect("TALLY");
+        let mut tallies: Array<_, TallyValue> = tally.try_into().expect("an array");
+        tallies.set(0, &TallyValue(Tally::default()), 0).map_err(io::Error::other)
+    }
 
+    /// Has the generator do its job at an interface and returns what was counted.
+    pub fn run(&mut self, ns: &Namespace, ifindex: u32, job: Job) -> io::Result<Tally> {
+        self.expect(job)?;
         let program = xdp(&mut self.ebpf, "generate").fd().expect("loaded").as_fd().as_raw_fd();
         ns.within(|| {
             processor::pin(0)?;
@@ -84,6 +89,14 @@ impl Kernel {
             live_frames(program, ifindex, job.length, job.packets)
         })?;
         Ok(self.tally())
+    }
+
+    /// How late the packets arrived that were counted so far.
+    pub fn delays(&self) -> Vec<Duration> {
+        let delays: Array<_, u64> = self.ebpf.map("DELAYS").expect("DELAYS").try_into().expect("an array");
+        let count = self.tally().arrived.min(DELAYS as u64) as u32;
+        let delay = |index| Duration::from_nanos(delays.get(&index, 0).expect("an element of the array"));
+        (0..count).map(delay).collect()
     }
 
     /// What was counted so far.

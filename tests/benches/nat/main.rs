@@ -4,6 +4,7 @@
 //! are the ratios of one round.
 
 mod candidate;
+mod collecting;
 mod forwarding;
 mod frame;
 mod interrupt;
@@ -11,6 +12,7 @@ mod kernel;
 #[path = "../../../xnat-ebpf/src/bench/layout.rs"]
 mod layout;
 mod machine;
+mod memory;
 mod opening;
 mod plan;
 mod processor;
@@ -19,6 +21,7 @@ mod progress;
 mod rig;
 mod round_trips;
 mod sample;
+mod start;
 mod traffic;
 
 use std::process::ExitCode;
@@ -89,6 +92,10 @@ fn run(options: &Options) -> Result<()> {
             }
         }
     }
+    for figure in &measured.figures {
+        println!("{:28} {:12.2} {:6} {}", figure.id, figure.value, figure.unit, figure.title);
+    }
+    println!("{:?}", measured.failures);
     Ok(())
 }
 
@@ -122,11 +129,14 @@ fn measure(plan: &Plan, measured: &mut Measured) -> Result<()> {
     let has = |part, steps| if plan.has(part) { steps } else { 0 };
     let steps = has(Part::Forwarding, forwarding::steps(plan))
         + has(Part::Opening, opening::steps(plan))
-        + has(Part::Programs, programs::steps(plan));
+        + has(Part::Programs, programs::steps(plan))
+        + has(Part::Memory, memory::steps(plan))
+        + has(Part::Collecting, collecting::steps(plan))
+        + has(Part::Start, start::steps(plan));
     let progress = Progress::new(steps);
 
     if plan.has(Part::Forwarding) || plan.has(Part::Opening) {
-        let terms = Terms { flows: plan.most(), pool: None };
+        let terms = Terms::of(plan.most());
         let mut setups = set_up(&plan.candidates, terms, &mut kernel, &progress)?;
         if plan.has(Part::Forwarding) {
             forwarding::measure(plan, &mut kernel, &mut setups, &progress, measured)?;
@@ -136,14 +146,23 @@ fn measure(plan: &Plan, measured: &mut Measured) -> Result<()> {
         }
     }
     if plan.has(Part::Opening) {
-        let terms = Terms { flows: 100_000, pool: Some(opening::POOL_FIRST) };
+        let terms = Terms { pool: Some(opening::POOL_FIRST), ..Terms::of(100_000) };
         let mut setups = set_up(&plan.among(&opening::POOLED), terms, &mut kernel, &progress)?;
         opening::measure_pool(plan, &mut kernel, &mut setups, &progress, measured)?;
     }
     if plan.has(Part::Programs) {
-        let terms = Terms { flows: 100_000, pool: None };
-        let setups: Vec<_> = plan.candidates.iter().map(|&candidate| Setup::new(candidate, terms)).collect();
+        let new = |&candidate| Setup::new(candidate, Terms::of(100_000));
+        let setups: Vec<_> = plan.candidates.iter().map(new).collect();
         programs::measure(plan, &setups, &progress, measured)?;
+    }
+    if plan.has(Part::Memory) {
+        memory::measure(plan, &mut kernel, &progress, measured)?;
+    }
+    if plan.has(Part::Collecting) {
+        collecting::measure(plan, &mut kernel, &progress, measured)?;
+    }
+    if plan.has(Part::Start) {
+        start::measure(plan, &progress, measured)?;
     }
     Ok(())
 }

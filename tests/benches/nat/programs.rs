@@ -48,7 +48,7 @@ pub fn measure(plan: &Plan, setups: &[Setup], progress: &Progress, measured: &mu
                 let busy = processor::busy();
                 let outcome = measure_trips(setup, kind, plan.program_time);
                 let busy = processor::busy() - busy;
-                let of_each = |trips: &Trips| busy.as_secs_f64() * 1e6 / trips.count() as f64;
+                let of_each = |trips: &Trips| busy.as_secs_f64() * 1e6 / trips.all() as f64;
                 rate.add(setup.candidate, outcome.as_ref().map(Trips::rate).map_err(Clone::clone));
                 cost.add(setup.candidate, outcome.as_ref().map(of_each).map_err(Clone::clone));
                 for (percent, scenario) in &mut latency {

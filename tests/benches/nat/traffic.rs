@@ -157,6 +157,7 @@ impl Send {
             header_sum: frame.header_sum,
             datagram_sum: frame.datagram_sum,
             service: service.into(),
+            probe: 0,
             arrives_with: u32::from_ne_bytes(arrives_with.octets()),
         }
     }

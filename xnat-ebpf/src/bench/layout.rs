@@ -60,9 +60,16 @@ pub struct Job {
     pub datagram_sum: u32,
     /// Type of service, by which the sinks know the generator's packets.
     pub service: u32,
+    /// Not zero: each packet's payload is the time at which it should have been sent, and how late it arrives is noted.
+    pub probe: u32,
     /// The local address that a packet has when it arrives, in the order of the octets in the packet.
     pub arrives_with: u32,
 }
+
+/// Where a datagram's payload begins in a frame.
+pub const PAYLOAD: usize = 42;
+/// How many delays are noted; later ones take the places of the first.
+pub const DELAYS: usize = 1 << 18;
 
 /// What has happened since the job was set.
 #[repr(C)]

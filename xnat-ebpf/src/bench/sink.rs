@@ -5,8 +5,8 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-use crate::layout::OUTWARD;
-use crate::maps::{JOB, TALLY};
+use crate::layout::{DELAYS as DELAYS_MAX, OUTWARD, PAYLOAD};
+use crate::maps::{DELAYS, JOB, TALLY};
 
 /// Ethernet, and an IPv4 header without options.
 const HEADERS: usize = 34;
@@ -61,10 +61,27 @@ fn count(data: usize, end: usize) -> Option<()> {
         tally.wrong += 1;
         return Some(());
     }
+    if job.probe != 0 {
+        note_delay(data, end, tally.arrived);
+    }
     tally.arrived += 1;
     if tally.arrived == u64::from(job.packets) {
         // SAFETY: a helper without arguments.
         tally.ended = unsafe { bpf_ktime_get_ns() };
     }
     Some(())
+}
+
+/// Notes how long ago the packet should have been sent.
+#[inline(always)]
+fn note_delay(data: usize, end: usize, nth: u64) {
+    if data + PAYLOAD + 8 > end {
+        return;
+    }
+    // SAFETY: the packet was just compared with its end; a helper without arguments.
+    let (sent, now) = unsafe { ((data as *const u8).add(PAYLOAD).cast::<u64>().read(), bpf_ktime_get_ns()) };
+    if let Some(delay) = DELAYS.get_ptr_mut(nth as u32 & (DELAYS_MAX as u32 - 1)) {
+        // SAFETY: a map value.
+        unsafe { *delay = now - sent };
+    }
 }

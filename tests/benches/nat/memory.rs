@@ -1,0 +1,121 @@
+//! What very many flows take, and how long it takes to list them.
+
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::MapInfo;
+use xnat_tests::xnat::Instance;
+
+use crate::candidate::{Candidate, Setup, Terms};
+use crate::kernel::Kernel;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::sample::{Measured, Summary};
+use crate::traffic::{self, Protocol};
+
+/// Of a dump.
+const REPETITIONS: u64 = 3;
+
+/// Steps of progress.
+pub fn steps(plan: &Plan) -> u64 {
+    2 * (u64::from(plan.many) / 50_000 + REPETITIONS * u64::from(plan.many) / 100_000) + 5
+}
+
+/// xnat's and the kernel's.
+pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: &mut Measured) -> Result<()> {
+    let each = |bytes: u64| bytes as f64 / f64::from(plan.many);
+    progress.doing("memory: xnat without flows".to_owned())?;
+    let fixed = {
+        let setup = Setup::new(Candidate::Xnat, Terms::of(64));
+        map_bytes(setup.xnat())?
+    };
+    progress.done(5);
+
+    for (candidate, name) in [(Candidate::Xnat, "xnat"), (Candidate::IptablesNft, "conntrack")] {
+        progress.doing(format!("memory of {} flows: {name}", plan.many))?;
+        let before = kernel_memory()?;
+        let setup = Setup::new(candidate, Terms::of(plan.many));
+        setup.rig.equip(kernel);
+        if let Err(error) = traffic::open(kernel, &setup, Protocol::Udp, 0, plan.many) {
+            measured.failures.push(format!("memory and dump, {name}: {error}"));
+            continue;
+        }
+        let taken = kernel_memory()?.saturating_sub(before);
+        progress.done(u64::from(plan.many) / 50_000);
+        let title = format!("{name}: kernel memory in use with {} flows more than before, a flow", plan.many);
+        measured.note(&format!("memory/{name}/in-use"), &title, "bytes", each(taken));
+        if candidate == Candidate::Xnat {
+            let all = map_bytes(setup.xnat())?;
+            let title = format!("xnat: all maps with {} flows, a flow", plan.many);
+            measured.note("memory/xnat/maps", &title, "bytes", each(all));
+            let title = "xnat: maps beyond what they take for 64 flows, a flow";
+            measured.note("memory/xnat/growth", title, "bytes", each(all.saturating_sub(fixed)));
+            measured.note("memory/xnat/fixed", "xnat: all maps for 64 flows", "MB", fixed as f64 / 1e6);
+        }
+        let mut times = Vec::new();
+        for _ in 0..REPETITIONS {
+            progress.doing(format!("dump of {} flows: {name}", plan.many))?;
+            let mut command = match candidate {
+                Candidate::Xnat => setup.xnat().command("conntrack dump -o json"),
+                _ => conntrack_list(&setup),
+            };
+            times.push(time(&mut command)?);
+            progress.done(u64::from(plan.many) / 100_000);
+        }
+        let Some(times) = Summary::of(&times) else { continue };
+        let command = if candidate == Candidate::Xnat { "xnat conntrack dump -o json" } else { "conntrack -L" };
+        let title = format!("`{command}` of {} flows, to /dev/null", plan.many);
+        measured.note(&format!("dump/{name}"), &title, "s", times.median);
+    }
+    Ok(())
+}
+
+fn conntrack_list(setup: &Setup) -> Command {
+    let mut command = setup.rig.host.command("conntrack");
+    command.arg("-L");
+    command
+}
+
+/// Seconds that a command takes whose output nobody reads.
+fn time(command: &mut Command) -> Result<f64> {
+    let start = Instant::now();
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    let time = start.elapsed().as_secs_f64();
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(time)
+}
+
+/// What an instance's maps take, as the kernel counts.
+fn map_bytes(instance: &Instance) -> Result<u64> {
+    let maps = instance.files().into_iter().filter(|file| file.contains("/maps/"));
+    let maps = maps.filter_map(|file| MapInfo::from_pin(file).ok());
+    let bytes = maps.map(|map| {
+        let descriptor = map.fd()?;
+        let file = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
+        field(&fs::read_to_string(&file)?, "memlock:").with_context(|| format!("{file} has no memlock"))
+    });
+    bytes.sum()
+}
+
+/// What the kernel has in use for itself, page cache and what it can drop left out.
+fn kernel_memory() -> Result<u64> {
+    // What was freed may be freed only after a while.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let info = fs::read_to_string("/proc/meminfo")?;
+    let get = |name: &str| field(&info, name).with_context(|| format!("/proc/meminfo has no {name}"));
+    let mut left = get("MemTotal:")?;
+    for name in ["MemFree:", "Buffers:", "Cached:", "AnonPages:", "SReclaimable:"] {
+        left = left.saturating_sub(get(name)?);
+    }
+    Ok(left * 1024)
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
