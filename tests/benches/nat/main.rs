@@ -7,6 +7,7 @@ mod candidate;
 mod collecting;
 mod forwarding;
 mod frame;
+mod goals;
 mod interrupt;
 mod kernel;
 #[path = "../../../xnat-ebpf/src/bench/layout.rs"]
@@ -15,18 +16,21 @@ mod machine;
 mod memory;
 mod opening;
 mod plan;
+mod plots;
 mod processor;
 mod programs;
 mod progress;
 mod rig;
+mod report;
 mod round_trips;
 mod sample;
 mod start;
 mod traffic;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser as _, ValueEnum as _};
 
 use crate::candidate::{Candidate, Setup, Terms};
@@ -51,6 +55,9 @@ struct Options {
     /// Rounds over all candidates
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
+    /// Where benchmarks.md and the folder benchmarks go
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -71,31 +78,26 @@ fn run(options: &Options) -> Result<()> {
     let machine = Machine::look(plan.quick);
     let mut measured = Measured::default();
     measure(&plan, &mut measured)?;
-    println!("{machine:?}");
-    for scenario in &measured.scenarios {
-        println!("{} {}", scenario.id, scenario.title);
-        for series in &scenario.series {
-            if let Some(s) = series.summary() {
-                println!(
-                    "  {:16} {:8.1} {:8.1} {:8.1}  {:5.2} {:5.2} {:5.2} {:?}",
-                    series.candidate.name(),
-                    s.median,
-                    s.min,
-                    s.max,
-                    scenario.ratio(series.candidate, Candidate::IptablesNft).unwrap_or(f64::NAN),
-                    scenario.ratio(series.candidate, Candidate::Plain).unwrap_or(f64::NAN),
-                    scenario.ratio(series.candidate, Candidate::Floor).unwrap_or(f64::NAN),
-                    series.errors
-                );
-            } else {
-                println!("  {:16} {:?}", series.candidate.name(), series.errors);
-            }
-        }
+    write(options, &machine, &measured)
+}
+
+/// Page, figures and raw numbers.
+fn write(options: &Options, machine: &Machine, measured: &Measured) -> Result<()> {
+    let folder = options.out.join("benchmarks");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let goals = goals::all(measured);
+    let plots = plots::of(measured);
+    for plot in &plots {
+        plot.draw(&folder)?;
     }
-    for figure in &measured.figures {
-        println!("{:28} {:12.2} {:6} {}", figure.id, figure.value, figure.unit, figure.title);
-    }
-    println!("{:?}", measured.failures);
+    let text = report::text(machine, &goals, measured, &plots);
+    let page = options.out.join("benchmarks.md");
+    report::write(&page, &text)?;
+    let raw = serde_json::json!({ "machine": machine, "goals": goals, "measured": measured });
+    let file = folder.join("results.json");
+    std::fs::write(&file, format!("{raw:#}\n")).with_context(|| format!("writing {}", file.display()))?;
+    print!("{text}");
+    eprintln!("written: {} and {}", page.display(), folder.display());
     Ok(())
 }
 
