@@ -30,15 +30,8 @@ pub enum Candidate {
 
 impl Candidate {
     /// All, in the order of the tables.
-    pub const ALL: [Self; 7] = [
-        Self::Floor,
-        Self::Plain,
-        Self::IptablesNft,
-        Self::IptablesLegacy,
-        Self::Nft,
-        Self::Xnat,
-        Self::XnatPeer,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Floor, Self::Plain, Self::IptablesNft, Self::IptablesLegacy, Self::Nft, Self::Xnat, Self::XnatPeer];
 
     /// As `--only` takes it.
     pub const fn name(self) -> &'static str {
@@ -86,7 +79,9 @@ enum Work {
     Kernel,
     /// The kernel's NAT.
     Netfilter,
-    Floor { _programs: [Ebpf; 2] },
+    Floor {
+        _programs: [Ebpf; 2],
+    },
     Xnat(Box<Xnat>),
 }
 

@@ -48,7 +48,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     progress.doing("delays without collection".to_owned())?;
     let before = processor::used_by(xnat.id());
     let quiet = delays(kernel, &setup, || std::thread::sleep(QUIET))?;
-    let idling = (processor::used_by(xnat.id()) - before).as_secs_f64() / QUIET.as_secs_f64();
+    let idling = processor::used_by(xnat.id()).saturating_sub(before).as_secs_f64() / QUIET.as_secs_f64();
     report(measured, "quiet", "without collection", &quiet);
     progress.done(QUIET.as_secs());
 
@@ -69,7 +69,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
         })
         .is_some();
     })?;
-    let used = (processor::used_by(xnat.id()) - before).as_secs_f64() - idling * start.elapsed().as_secs_f64();
+    let used = processor::used_by(xnat.id()).saturating_sub(before).as_secs_f64() - idling * start.elapsed().as_secs_f64();
     progress.done(steps(plan) - QUIET.as_secs());
     if !gone {
         let left = xnat.status().flows.used;
@@ -85,8 +85,9 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
 fn report(measured: &mut Measured, id: &str, when: &str, delays: &[Duration]) {
     let mut sorted = delays.to_vec();
     sorted.sort_unstable();
-    let at = |share: f64| sorted.get(((sorted.len() as f64 - 1.0) * share) as usize).copied().unwrap_or_default();
-    for (name, title, share) in [("median", "median", 0.5), ("p99.9", "99.9th percentile", 0.999), ("max", "longest", 1.0)]
+    let at = |share: f64| sorted.get((sorted.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or_default();
+    for (name, title, share) in
+        [("median", "median", 0.5), ("p99.9", "99.9th percentile", 0.999), ("max", "longest", 1.0)]
     {
         let title = format!("delay of a packet {when}: {title}");
         measured.note(&format!("delay/{id}/{name}"), &title, "µs", at(share).as_secs_f64() * 1e6);

@@ -68,14 +68,15 @@ impl Frame {
             Packet::ClientAck => tcp(&mut frame, CLIENT + 1, SERVER + 1, 0x10),
             Packet::ServerAck => tcp(&mut frame, SERVER + 1, CLIENT + 1, 0x10),
         }
-        let pseudo = sum(&frame[26..34]) + u32::from(u16::from(packet.protocol()).to_be())
+        let pseudo = sum(&frame[26..34])
+            + u32::from(u16::from(packet.protocol()).to_be())
             + u32::from((packet.length() - 20).to_be());
         let (header_sum, datagram_sum) = (sum(&frame[14..34]), pseudo + sum(&frame[datagram..]));
         let length = frame.len() as u32;
         frame.resize(FRAME_MAX.next_multiple_of(8), 0);
         let mut octets = [0; FRAME_MAX.div_ceil(8)];
-        for (word, bytes) in octets.iter_mut().zip(frame.chunks_exact(8)) {
-            *word = u64::from_ne_bytes(bytes.try_into().expect("eight octets"));
+        for (word, bytes) in octets.iter_mut().zip(frame.as_chunks().0) {
+            *word = u64::from_ne_bytes(*bytes);
         }
         Self { octets, length, header_sum, datagram_sum }
     }
@@ -92,5 +93,5 @@ fn tcp(frame: &mut Vec<u8>, sequence: u32, acknowledged: u32, flags: u8) {
 
 /// The sum of 16-bit words as they lie in memory; which order of octets does not matter to it.
 fn sum(octets: &[u8]) -> u32 {
-    octets.chunks_exact(2).map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]]))).sum()
+    octets.as_chunks().0.iter().map(|&pair| u32::from(u16::from_ne_bytes(pair))).sum()
 }

@@ -18,6 +18,9 @@ pub struct Goal {
     pub met: Option<bool>,
 }
 
+use Bound::{AtLeast, AtMost};
+use Candidate::{Floor, IptablesNft, Plain, Xnat};
+
 #[derive(Clone, Copy)]
 enum Bound {
     AtMost(f64),
@@ -27,8 +30,8 @@ enum Bound {
 impl Goal {
     fn new(subject: &str, bound: Bound, of: &str, unit: &'static str, figure: Option<f64>) -> Self {
         let (text, met) = match bound {
-            Bound::AtMost(limit) => (format!("≤ {limit}"), figure.map(|figure| figure <= limit)),
-            Bound::AtLeast(limit) => (format!("≥ {limit}"), figure.map(|figure| figure >= limit)),
+            AtMost(limit) => (format!("≤ {limit}"), figure.map(|figure| figure <= limit)),
+            AtLeast(limit) => (format!("≥ {limit}"), figure.map(|figure| figure >= limit)),
         };
         Self { subject: subject.to_owned(), bound: format!("{text} {of}").trim().to_owned(), figure, unit, met }
     }
@@ -43,9 +46,6 @@ pub fn all(measured: &Measured) -> Vec<Goal> {
     daemon(measured, &mut goals);
     goals
 }
-
-use Bound::{AtLeast, AtMost};
-use Candidate::{Floor, IptablesNft, Plain, Xnat};
 
 fn established(measured: &Measured, goals: &mut Vec<Goal>) {
     let subject = |flows: &str, toward: &str| format!("established, {flows}, toward the {toward}");
@@ -65,9 +65,8 @@ fn established(measured: &Measured, goals: &mut Vec<Goal>) {
         }
     }
     let growth = worst(Protocol::BOTH.map(|protocol| {
-        let series = |flows| {
-            measured.scenario(&format!("established/{}/outward/{flows}", protocol.name()))?.series(Xnat)
-        };
+        let series =
+            |flows| measured.scenario(&format!("established/{}/outward/{flows}", protocol.name()))?.series(Xnat);
         ratio(series(1_000_000)?, series(1)?)
     }));
     let subject = "established, 1,000,000 flows, toward the outside";
@@ -80,9 +79,10 @@ fn worst(figures: [Option<f64>; 2]) -> Option<f64> {
 }
 
 fn opening(measured: &Measured, goals: &mut Vec<Goal>) {
-    let figure = worst(Protocol::BOTH.map(|protocol| {
-        measured.scenario(&format!("opening/{}", protocol.name()))?.ratio(Xnat, IptablesNft)
-    }));
+    let figure = worst(
+        Protocol::BOTH
+            .map(|protocol| measured.scenario(&format!("opening/{}", protocol.name()))?.ratio(Xnat, IptablesNft)),
+    );
     goals.push(Goal::new("opening a flow", AtMost(0.36), "of iptables-nft", "", figure));
     let pool = |name: &str| measured.scenario(&format!("pool/{name}"))?.series(Xnat);
     let against = |this: &str, to: &str| ratio(pool(this)?, pool(to)?);
@@ -102,7 +102,8 @@ fn programs(measured: &Measured, goals: &mut Vec<Goal>) {
         ("udp-rr", "UDP request and answer", 1.10, IptablesNft),
         ("iperf3", "iperf3", 1.0, Plain),
     ] {
-        let figure = measured.scenario(&format!("program/{id}")).and_then(|scenario: &Scenario| scenario.ratio(Xnat, to));
+        let figure =
+            measured.scenario(&format!("program/{id}")).and_then(|scenario: &Scenario| scenario.ratio(Xnat, to));
         goals.push(Goal::new(name, AtLeast(limit), &format!("× {}", to.title()), "", figure));
     }
 }

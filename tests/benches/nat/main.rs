@@ -3,6 +3,9 @@
 //! Candidates are measured in turn, round by round, each in hosts of its own, because absolute figures drift: what counts
 //! are the ratios of one round.
 
+#![allow(clippy::cast_precision_loss, reason = "of a figure that was measured three digits mean something")]
+#![allow(clippy::cast_sign_loss, reason = "what is cast is not negative")]
+
 mod candidate;
 mod collecting;
 mod forwarding;
@@ -20,8 +23,8 @@ mod plots;
 mod processor;
 mod programs;
 mod progress;
-mod rig;
 mod report;
+mod rig;
 mod round_trips;
 mod sample;
 mod start;

@@ -16,8 +16,7 @@ use crate::traffic::{PORT_BITS, Protocol, Send};
 /// Flows that are opened with an empty table: one from each port, all to one destination.
 const FLOWS: u32 = 1 << PORT_BITS;
 /// Who has a pool.
-pub const POOLED: [Candidate; 4] =
-    [Candidate::IptablesNft, Candidate::IptablesLegacy, Candidate::Nft, Candidate::Xnat];
+pub const POOLED: [Candidate; 4] = [Candidate::IptablesNft, Candidate::IptablesLegacy, Candidate::Nft, Candidate::Xnat];
 /// The pool: as many ports, from this one on.
 pub const POOL_FIRST: u16 = 32_768;
 /// Its size.
@@ -76,9 +75,8 @@ pub fn measure_pool(
     measured: &mut Measured,
 ) -> Result<()> {
     let candidates = || POOLED.into_iter().filter(|candidate| plan.candidates.contains(candidate));
-    let mut scenarios = FILLED.map(|percent| {
-        Scenario::new(format!("pool/{percent}"), format!("pool {percent} % full"), "ns", candidates())
-    });
+    let mut scenarios = FILLED
+        .map(|percent| Scenario::new(format!("pool/{percent}"), format!("pool {percent} % full"), "ns", candidates()));
     let mut refused = Scenario::new("pool/refused".into(), "pool full: refused".into(), "ns", candidates());
     let mut known = Scenario::new("pool/established".into(), "pool full: established".into(), "ns", candidates());
     for _ in 0..plan.rounds {
@@ -100,9 +98,8 @@ pub fn measure_pool(
                 Send { at_random: true, flows: POOL, packets: REFUSED, warm_up: REFUSED / 10, ..filling() };
             let outcome = filled.clone().and_then(|()| established.run(kernel, setup));
             known.add(setup.candidate, outcome);
-            let outcome = filled.and_then(|()| {
-                Send { warm_up: REFUSED / 10, ..coming(REFUSED) }.run_refused(kernel, setup)
-            });
+            let outcome =
+                filled.and_then(|()| Send { warm_up: REFUSED / 10, ..coming(REFUSED) }.run_refused(kernel, setup));
             refused.add(setup.candidate, outcome);
             progress.done(1);
         }

@@ -50,9 +50,10 @@ pub fn of(measured: &Measured) -> Vec<Plot> {
     for protocol in Protocol::BOTH {
         for direction in Direction::BOTH {
             let id = format!("established/{}/{}/", protocol.name(), direction.name());
-            let of_it = measured.scenarios.iter().filter_map(|scenario| {
-                Some((scenario.id.strip_prefix(&id)?.parse().ok()?, scenario.clone()))
-            });
+            let of_it = measured
+                .scenarios
+                .iter()
+                .filter_map(|scenario| Some((scenario.id.strip_prefix(&id)?.parse().ok()?, scenario.clone())));
             let scenarios: Vec<_> = of_it.collect();
             if !scenarios.is_empty() {
                 let title = format!("{} {}, nanoseconds a packet", protocol.title(), direction.title());
@@ -135,7 +136,8 @@ fn lines(area: &Area<'_>, title: &str, scenarios: &[(u32, Scenario)]) -> Result<
 
 fn bars(area: &Area<'_>, title: &str, scenario: &Scenario) -> Result<()> {
     let fail = |error| anyhow!("{error}");
-    let bars: Vec<_> = scenario.series.iter().filter_map(|series| Some((series.candidate, series.summary()?))).collect();
+    let bars: Vec<_> =
+        scenario.series.iter().filter_map(|series| Some((series.candidate, series.summary()?))).collect();
     let highest = bars.iter().map(|(_, summary)| summary.max).fold(0.1, f64::max);
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 20))
@@ -145,7 +147,9 @@ fn bars(area: &Area<'_>, title: &str, scenario: &Scenario) -> Result<()> {
         .build_cartesian_2d((0..bars.len()).into_segmented(), 0.0..highest * 1.1)
         .map_err(|error| fail(error.to_string()))?;
     let name = |place: &SegmentValue<usize>| match place {
-        SegmentValue::CenterOf(place) => bars.get(*place).map_or(String::new(), |(candidate, _)| candidate.name().into()),
+        SegmentValue::CenterOf(place) => {
+            bars.get(*place).map_or(String::new(), |(candidate, _)| candidate.name().into())
+        }
         _ => String::new(),
     };
     chart

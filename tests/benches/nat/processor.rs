@@ -45,7 +45,8 @@ pub fn at_once() -> io::Result<()> {
 pub fn busy() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let name = format!("cpu{}", number());
-    let mut words = stat.lines().map(str::split_whitespace).find_map(|mut words| (words.next()? == name).then_some(words));
+    let mut words =
+        stat.lines().map(str::split_whitespace).find_map(|mut words| (words.next()? == name).then_some(words));
     let mut next = || words.as_mut().and_then(|words| words.next()?.parse::<u64>().ok()).unwrap_or_default();
     // user, nice, system, idle, iowait, irq, softirq: of each a hundredth of a second.
     let (user, nice, system, _idle, _waiting, irq, softirq) = (next(), next(), next(), next(), next(), next(), next());

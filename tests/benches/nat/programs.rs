@@ -47,7 +47,7 @@ pub fn measure(plan: &Plan, setups: &[Setup], progress: &Progress, measured: &mu
                 progress.doing(format!("{title}: {}", setup.candidate.name()))?;
                 let busy = processor::busy();
                 let outcome = measure_trips(setup, kind, plan.program_time);
-                let busy = processor::busy() - busy;
+                let busy = processor::busy().saturating_sub(busy);
                 let of_each = |trips: &Trips| busy.as_secs_f64() * 1e6 / trips.all() as f64;
                 rate.add(setup.candidate, outcome.as_ref().map(Trips::rate).map_err(Clone::clone));
                 cost.add(setup.candidate, outcome.as_ref().map(of_each).map_err(Clone::clone));
@@ -88,8 +88,9 @@ fn iperf3(setup: &Setup, time: Duration) -> Result<(f64, f64), String> {
     command.args(["-c", &processor, "iperf3", "-J", "-c", &to.to_string(), "-p", &IPERF.to_string(), "-t", &seconds]);
     let busy = processor::busy();
     let finished = process::run(&mut command, time + Duration::from_secs(20));
-    let busy = processor::busy() - busy;
-    let report: serde_json::Value = serde_json::from_str(&finished.stdout).map_err(|error| format!("iperf3: {error}"))?;
+    let busy = processor::busy().saturating_sub(busy);
+    let report: serde_json::Value =
+        serde_json::from_str(&finished.stdout).map_err(|error| format!("iperf3: {error}"))?;
     let received = &report["end"]["sum_received"];
     match (received["bits_per_second"].as_f64(), received["bytes"].as_f64()) {
         (Some(bits), Some(bytes)) if bytes > 0.0 => Ok((bits / 1e9, busy.as_secs_f64() * 1e3 / (bytes / 1e9))),

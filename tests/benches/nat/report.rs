@@ -131,7 +131,8 @@ fn scenario_tables(text: &mut String, scenarios: &[&Scenario]) {
         for series in &scenario.series {
             let title = series.candidate.title();
             if let Some(summary) = series.summary() {
-                let ratio = |to| scenario.ratio(series.candidate, to).map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+                let ratio =
+                    |to| scenario.ratio(series.candidate, to).map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
                 let _ = write!(
                     text,
                     "| {title} | {} | {} | {} | {} | {} | {} |",

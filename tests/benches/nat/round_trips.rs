@@ -86,8 +86,7 @@ pub fn measure(setup: &Setup, kind: Kind, time: Duration) -> Result<Trips, Strin
     let (ready, listening) = mpsc::channel();
     let server = setup.rig.wire.spawn(move || serve(kind, at, &ready));
     if listening.recv().is_err() {
-        let error = server.join().map_or_else(|_| Ok(()), |outcome| outcome);
-        return Err(format!("the server: {error:?}"));
+        return Err(format!("the server: {:?}", server.join()));
     }
     let outcome = setup.rig.container.within(|| request(kind, to, time));
     if let Err(error) = &outcome {

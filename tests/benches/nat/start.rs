@@ -59,7 +59,7 @@ pub fn measure(plan: &Plan, progress: &Progress, measured: &mut Measured) -> Res
         progress.done(1);
         progress.doing("idle".to_owned())?;
     }
-    let used = processor::used_by(process) - before;
+    let used = processor::used_by(process).saturating_sub(before);
     let share = used.as_secs_f64() / plan.idle.as_secs_f64() * 100.0;
     measured.note("idle/processor", &format!("idle daemon, over {} s", plan.idle.as_secs()), "% of a processor", share);
     measured.note("idle/resident", "idle daemon, resident memory", "MiB", resident(process)?);
@@ -117,7 +117,8 @@ fn all_attached() -> bool {
 /// When the first of the programs was loaded that were loaded after a time, both since the machine was started.
 fn first_load(after: Duration) -> Option<Duration> {
     let programs = aya::programs::loaded_programs().filter_map(Result::ok);
-    let boot = std::time::SystemTime::now() - Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?);
+    let boot = std::time::SystemTime::now()
+        - Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?);
     let times = programs.filter_map(|program| program.loaded_at()?.duration_since(boot).ok());
     times.filter(|time| *time >= after).min()
 }

@@ -1,6 +1,9 @@
 //! The sinks: count the generator's packets where they arrive, and drop them.
 
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action::{XDP_DROP, XDP_PASS}};
+use aya_ebpf::bindings::{
+    TC_ACT_OK, TC_ACT_SHOT,
+    xdp_action::{XDP_DROP, XDP_PASS},
+};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
