@@ -1,7 +1,8 @@
 //! Collection of very many idle flows: the processor time it takes, and how long it makes a packet wait.
 //!
-//! The daemon is bound to the processor on which packets are sent, one every 100 µs by a thread that runs as soon as its
-//! time has come. How late each arrives behind the uplink is how long anything has kept that processor from packets.
+//! The daemon is bound to one processor. Another sends a packet every 100 µs, which receive packet steering hands to the
+//! first as a network card would: by an interrupt, after which the packet is forwarded at once unless something keeps that
+//! processor from it. The time from sending until the packet is behind the uplink is taken.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     setup.rig.equip(kernel);
     let xnat = setup.xnat();
     processor::pin_process(xnat.id());
+    setup.rig.steer(processor::number());
 
     progress.doing("delays without collection".to_owned())?;
     let before = processor::used_by(xnat.id());
@@ -69,7 +71,8 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
         })
         .is_some();
     })?;
-    let used = processor::used_by(xnat.id()).saturating_sub(before).as_secs_f64() - idling * start.elapsed().as_secs_f64();
+    let used =
+        processor::used_by(xnat.id()).saturating_sub(before).as_secs_f64() - idling * start.elapsed().as_secs_f64();
     progress.done(steps(plan) - QUIET.as_secs());
     if !gone {
         let left = xnat.status().flows.used;
@@ -85,7 +88,8 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
 fn report(measured: &mut Measured, id: &str, when: &str, delays: &[Duration]) {
     let mut sorted = delays.to_vec();
     sorted.sort_unstable();
-    let at = |share: f64| sorted.get((sorted.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or_default();
+    let at =
+        |share: f64| sorted.get((sorted.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or_default();
     for (name, title, share) in
         [("median", "median", 0.5), ("p99.9", "99.9th percentile", 0.999), ("max", "longest", 1.0)]
     {
@@ -118,7 +122,7 @@ fn probe(service: u32, over: &AtomicBool) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_tos_v4(service)?;
     socket.connect(&std::net::SocketAddr::from((OUTSIDE, 443)).into())?;
-    processor::pin(0)?;
+    processor::pin_elsewhere()?;
     processor::at_once()?;
     let clock = ClockId::CLOCK_MONOTONIC;
     let mut next = Duration::from(clock_gettime(clock)?);
@@ -126,7 +130,8 @@ fn probe(service: u32, over: &AtomicBool) -> io::Result<()> {
         next += PERIOD;
         clock_nanosleep(clock, ClockNanosleepFlags::TIMER_ABSTIME, &next.into())?;
         let mut payload = [0; 22];
-        payload[..8].copy_from_slice(&(next.as_nanos() as u64).to_ne_bytes());
+        let now = Duration::from(clock_gettime(clock)?);
+        payload[..8].copy_from_slice(&(now.as_nanos() as u64).to_ne_bytes());
         socket.send(&payload)?;
     }
     Ok(())

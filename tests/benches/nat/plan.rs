@@ -33,7 +33,9 @@ pub struct Plan {
     pub stages: Vec<u32>,
     /// Packets of one run, beside those that warm it up.
     pub packets: u32,
-    /// How long a real program runs.
+    /// Rounds of real programs.
+    pub program_rounds: usize,
+    /// How long each runs.
     pub program_time: Duration,
     /// How many flows are counted, dumped and collected.
     pub many: u32,
@@ -53,7 +55,8 @@ impl Plan {
                 rounds: rounds.unwrap_or(3),
                 stages: vec![1, 1024, 100_000],
                 packets: 100_000,
-                program_time: Duration::from_millis(300),
+                program_rounds: rounds.unwrap_or(2),
+                program_time: Duration::from_millis(250),
                 many: 100_000,
                 idle: seconds(3),
             }
@@ -65,6 +68,7 @@ impl Plan {
                 rounds: rounds.unwrap_or(7),
                 stages: vec![1, 1024, 100_000, 1_000_000],
                 packets: 400_000,
+                program_rounds: rounds.unwrap_or(7),
                 program_time: seconds(1),
                 many: 1_000_000,
                 idle: seconds(30),

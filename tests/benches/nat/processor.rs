@@ -19,6 +19,13 @@ pub fn pin(thread: i32) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(thread), &set)?)
 }
 
+/// Keeps the calling thread away from it, where there are several.
+pub fn pin_elsewhere() -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(number().saturating_sub(1))?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
 /// Lets every thread of a process run there only.
 pub fn pin_process(process: u32) {
     for thread in threads(process) {

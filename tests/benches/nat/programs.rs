@@ -23,7 +23,7 @@ const IPERF: u16 = 5201;
 
 /// Steps of progress.
 pub fn steps(plan: &Plan) -> u64 {
-    (plan.rounds * plan.candidates.len() * (Kind::ALL.len() + 1)) as u64
+    (plan.program_rounds * plan.candidates.len() * (Kind::ALL.len() + 1)) as u64
 }
 
 /// Where the server is, as the container sees it and as it is.
@@ -42,7 +42,7 @@ pub fn measure(plan: &Plan, setups: &[Setup], progress: &Progress, measured: &mu
         let mut latency = [50, 90, 99].map(|percent| {
             (percent, new(&format!("{name}/p{percent}"), &format!("{title}, latency, {percent}th percentile"), "µs"))
         });
-        for _ in 0..plan.rounds {
+        for _ in 0..plan.program_rounds {
             for setup in setups {
                 progress.doing(format!("{title}: {}", setup.candidate.name()))?;
                 let busy = processor::busy();
@@ -62,7 +62,7 @@ pub fn measure(plan: &Plan, setups: &[Setup], progress: &Progress, measured: &mu
     }
     let mut rate = new("iperf3", "iperf3, TCP", "Gbit/s");
     let mut cost = new("iperf3/processor", "iperf3, TCP, processor time of a gigabyte", "ms");
-    for _ in 0..plan.rounds {
+    for _ in 0..plan.program_rounds {
         for setup in setups {
             progress.doing(format!("iperf3: {}", setup.candidate.name()))?;
             let outcome = iperf3(setup, plan.program_time.max(Duration::from_secs(1)));

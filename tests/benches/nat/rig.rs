@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use nix::net::if_::if_nametoindex;
 use xnat_tests::netns::Namespace;
+use xnat_tests::{process, requirement, wait};
 
 use crate::kernel::Kernel;
 
@@ -79,7 +80,7 @@ impl Rig {
             ns.ip(&format!("neighbour replace {address} lladdr {} dev {interface} nud permanent", mac_text(mac)));
         }
         host.run(&["bridge", "fdb", "replace", &mac_text(CONTAINER_MAC), "dev", "port0", "master", "static"]);
-        xnat_tests::wait::until_true("the bridge port forwards", xnat_tests::wait::SOON, || {
+        wait::until_true("the bridge port forwards", wait::SOON, || {
             host.ip("-d link show dev port0").contains("state forwarding")
         });
         host.set_sysctl("net/ipv4/ip_forward", "1");
@@ -87,6 +88,15 @@ impl Rig {
         let index = |name: &str| host.within(|| if_nametoindex(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (port, uplink) = (index("port0"), index("eth0"));
         Self { host, container, wire, port, uplink }
+    }
+
+    /// Has a processor receive what comes in at the container's port, whoever sent it.
+    pub fn steer(&self, processor: usize) {
+        // `ip netns exec`, because /sys shows the interfaces of the namespace in which it was mounted.
+        let script = format!("echo {:x} > /sys/class/net/port0/queues/rx-0/rps_cpus", 1_u64 << processor);
+        let mut command = std::process::Command::new(requirement::program("ip"));
+        command.args(["netns", "exec", self.host.name(), "sh", "-c", &script]);
+        process::run(&mut command, wait::SOON).expect_success();
     }
 
     /// Attaches what generates and counts.
