@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 use xnat_common::config::Config;
+use xnat_common::index;
 use xnat_common::mapping::Dependence;
 use xnat_common::timeout::Timeouts;
 use xnat_common::{Addr, Ticks};
@@ -148,6 +149,7 @@ impl Settings {
     pub(crate) fn dataplane(&self, uplink: u32, uplink_mtu: u32, address: Ipv4Addr) -> Config {
         let usual = Config::default();
         Config {
+            bucket_mask: index::buckets(self.max_flows) - 1,
             uplink,
             uplink_mtu,
             address: Addr::from(address),
@@ -279,8 +281,14 @@ pub(crate) mod tests {
     #[test]
     fn defaults_are_the_dataplanes() {
         let config = settings("--subnet 10.0.0.0/8").unwrap().dataplane(3, 1500, Ipv4Addr::new(172, 29, 0, 4));
-        let usual =
-            Config { uplink: 3, uplink_mtu: 1500, address: config.address, max_flows: 262_144, ..Config::default() };
+        let usual = Config {
+            bucket_mask: 262_143,
+            uplink: 3,
+            uplink_mtu: 1500,
+            address: config.address,
+            max_flows: 262_144,
+            ..Config::default()
+        };
         assert_eq!(config, usual);
     }
 
