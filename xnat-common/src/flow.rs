@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::packet::proto;
 use crate::tcp;
 use crate::time::Ticks;
 use crate::{Addr, FlowKey, Side, Tuple};
@@ -75,6 +76,32 @@ impl Flow {
             Direction::Original => self.reply.reversed(),
             Direction::Reply => self.original.reversed(),
         }
+    }
+
+    /// Whether a packet of `direction`, seen on `side`, changes nothing of the flow but its counts, its time and what is
+    /// known of TCP's windows, and leaves by way of the other side. So it may skip all steps that look for more.
+    ///
+    /// Of TCP that is said of segments with ACK and without SYN, FIN and RST.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_steady(&self, direction: Direction, side: Side) -> bool {
+        const PASSING: u32 = State::ANNOUNCED | State::CROSSED | State::DOOMED | State::MOVING | State::HELD;
+        const ANSWERED: u32 = State::REPLIED | State::CONFIRMED;
+        let state = State(self.state);
+        let original = matches!(direction, Direction::Original);
+        let settled = match self.proto {
+            proto::TCP => matches!(state.tcp(), tcp::State::Established) && state.has(ANSWERED),
+            proto::UDP => original || state.has(ANSWERED | State::ASSURED),
+            _ => false,
+        };
+        let its_kind = match Kind::from_u8(self.kind) {
+            Some(Kind::Outside | Kind::Inbound | Kind::Forward) => true,
+            Some(Kind::Peer) => state.has(State::CONFIRMED),
+            Some(Kind::Mapped) => state.has(State::REPLIED | State::MAPPED),
+            Some(Kind::Host | Kind::Hairpin) | None => false,
+        };
+        let expected = matches!(Kind::side(self.kind, direction), Side::Wire) == matches!(side, Side::Wire);
+        settled && its_kind && expected && state.0 & PASSING == 0
     }
 
     /// Packets translated in `direction`.
