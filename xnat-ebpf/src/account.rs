@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use xnat_common::counter::Counter;
-use xnat_common::flow::{Kind, State};
+use xnat_common::flow::{Counts, Kind, State};
 use xnat_common::packet::{Headers, proto};
 use xnat_common::tcp::window::{self, Scale};
 use xnat_common::tcp::{Judgement, Segment, Window, flags};
@@ -160,15 +160,25 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
     } else if effect.0 & 0xff == Judgement::Restarts as u32 {
         maps::count(Counter::FlowsReopened);
     }
-    // SAFETY: fields of a map value; the direction is 0 or 1.
-    unsafe {
-        let packets = (&raw mut (*found.flow).packets).cast::<u64>();
-        let bytes = (&raw mut (*found.flow).bytes).cast::<u64>();
-        atomic::add(packets.add(direction as usize), 1);
-        atomic::add(bytes.add(direction as usize), u64::from(len));
-    }
+    count(&found, len);
     change(&found, |old| effect.on(old, kind, direction, from_wire));
     1
+}
+
+/// Counts a packet of `len` octets.
+#[inline(always)]
+pub fn count(found: &Found, len: u32) {
+    let (direction, added) = (found.direction() as usize, Counts::of_packet(len));
+    // SAFETY: fields of a map value; the direction is 0 or 1.
+    unsafe {
+        let counts = (&raw mut (*found.flow).counts).cast::<u64>().add(direction);
+        let carry = Counts::carry(atomic::fetch_add(counts, added), added);
+        if carry != 0 {
+            // In this order, who reads in between sees too much for a moment rather than too little.
+            atomic::add((&raw mut (*found.flow).carried).cast::<u64>().add(direction), Counts::carried(carry));
+            atomic::add(counts, carry.wrapping_neg());
+        }
+    }
 }
 
 /// Changes the state. Another processor may be at the same flow; whoever loses looks again.

@@ -20,6 +20,7 @@ mod hold;
 mod hygiene;
 mod icmp_error;
 mod identification;
+mod index;
 mod kernel_flow;
 mod lookup;
 mod mapping;

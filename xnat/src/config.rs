@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 use xnat_common::config::Config;
+use xnat_common::index;
 use xnat_common::mapping::Dependence;
 use xnat_common::timeout::Timeouts;
 use xnat_common::{Addr, Ticks};
@@ -152,7 +153,7 @@ impl Settings {
         let flags = [(self.kernel_path, Config::KERNEL_PATH), (self.slow_path, Config::SLOW_PATH)];
         Config {
             seed,
-            bucket_mask: buckets(self.max_flows) - 1,
+            bucket_mask: index::buckets(self.max_flows) - 1,
             least_idle: self.timeouts.least().0,
             uplink,
             uplink_mtu,
@@ -241,12 +242,6 @@ impl Settings {
     }
 }
 
-/// How many buckets a table of so many flows has for their tuples.
-const fn buckets(max_flows: u32) -> u32 {
-    let buckets = max_flows.next_power_of_two();
-    if buckets < 64 { 64 } else { buckets }
-}
-
 /// The kinds of all protocols as the dataplane's configuration has them; room for another protocol stays as it is.
 const fn by_class([tcp, udp, icmp]: [Dependence; 3], [.., room]: [u8; 4]) -> [u8; 4] {
     [tcp as u8, udp as u8, icmp as u8, room]
@@ -303,14 +298,6 @@ pub(crate) mod tests {
             ..Config::default()
         };
         assert_eq!(config, usual);
-    }
-
-    #[test]
-    fn buckets_are_a_power_of_two() {
-        for (flows, mask) in [(64, 63), (65, 127), (100_000, 131_071), (16_777_216, 16_777_215)] {
-            let settings = settings(&format!("--subnet 10.0.0.0/8 --max-flows {flows}")).unwrap();
-            assert_eq!(settings.dataplane(9, 3, 1500, Ipv4Addr::LOCALHOST).bucket_mask, mask, "{flows}");
-        }
     }
 
     #[test]
