@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use xnat_common::Tuple;
-use xnat_common::flow::{Flow, Kind};
+use xnat_common::flow::{Direction, Flow, Kind};
 use xnat_common::packet::proto;
 
 use super::line::Line;
