@@ -2,14 +2,15 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::packet::proto;
 use crate::tcp;
 use crate::time::Ticks;
 use crate::{Addr, FlowKey, Side, Tuple};
 
-/// One flow. The `FLOWS` array holds it; `TUPLES` holds two references to it, one a direction.
+/// One flow. The `FLOWS` array holds it; `TUPLES` holds two entries that lead to it, one a direction.
 ///
 /// A packet that matches `original` is rewritten to the reverse of `reply`, and the other way round, as in Linux's
-/// `nf_conntrack_tuple`. The first cache line is what every packet reads; the second holds what it counts.
+/// `nf_conntrack_tuple`. The first cache line is all that a packet of an established flow needs, but for TCP's windows.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Zeroable)]
 pub struct Flow {
@@ -29,6 +30,10 @@ pub struct Flow {
     pub zero: u8,
     /// A [`State`], changed only by compare-and-swap.
     pub state: u32,
+    /// The names of the remembered next hops, by [`Direction`]; see [`crate::hop::Hop`].
+    pub next_hop: [u32; 2],
+    /// [`Counts`] of packets translated, by [`Direction`].
+    pub counts: [u64; 2],
     /// The inside interface behind which the container is; zero for the host's own flows.
     pub inside: u32,
     /// The peer host, or [`Addr::UNSPECIFIED`] for flows toward the outside.
@@ -37,12 +42,8 @@ pub struct Flow {
     pub tag_time: u32,
     /// When the flow was opened, in [`Ticks`].
     pub opened: u32,
-    /// Room for a remembered next hop a direction.
-    pub next_hop: [u32; 2],
-    /// Packets translated, by [`Direction`].
-    pub packets: [u64; 2],
-    /// Bytes of those packets from the IP header on, by [`Direction`].
-    pub bytes: [u64; 2],
+    /// What [`Counts`] have carried over, by [`Direction`].
+    pub carried: [u64; 2],
     /// TCP's window as seen from each end, by [`Direction`] of the sender.
     pub window: [tcp::Window; 2],
     /// The sequence number behind a SYN that had no effect, by [`Direction`]: its answer shows that both ends have begun
@@ -77,6 +78,49 @@ impl Flow {
         }
     }
 
+    /// Whether a packet of `direction`, seen on `side`, changes nothing of the flow but its counts, its time and what is
+    /// known of TCP's windows, and leaves by way of the other side. So it may skip all steps that look for more.
+    ///
+    /// Of TCP that is said of segments with ACK and without SYN, FIN and RST.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_steady(&self, direction: Direction, side: Side) -> bool {
+        const PASSING: u32 = State::ANNOUNCED | State::CROSSED | State::DOOMED | State::MOVING | State::HELD;
+        const ANSWERED: u32 = State::REPLIED | State::CONFIRMED;
+        let state = State(self.state);
+        let original = matches!(direction, Direction::Original);
+        let settled = match self.proto {
+            proto::TCP => matches!(state.tcp(), tcp::State::Established) && state.has(ANSWERED),
+            proto::UDP => original || state.has(ANSWERED | State::ASSURED),
+            _ => false,
+        };
+        let its_kind = match Kind::from_u8(self.kind) {
+            Some(Kind::Outside | Kind::Inbound | Kind::Forward) => true,
+            Some(Kind::Peer) => state.has(State::CONFIRMED),
+            Some(Kind::Mapped) => state.has(State::REPLIED | State::MAPPED),
+            Some(Kind::Host | Kind::Hairpin) | None => false,
+        };
+        let expected = matches!(Kind::side(self.kind, direction), Side::Wire) == matches!(side, Side::Wire);
+        settled && its_kind && expected && state.0 & PASSING == 0
+    }
+
+    /// Packets translated in `direction`.
+    #[must_use]
+    pub const fn packets(&self, direction: Direction) -> u64 {
+        self.volume(direction).0
+    }
+
+    /// Bytes of those packets, from the IP header on.
+    #[must_use]
+    pub const fn bytes(&self, direction: Direction) -> u64 {
+        self.volume(direction).1
+    }
+
+    const fn volume(&self, direction: Direction) -> (u64, u64) {
+        let at = direction as usize;
+        Counts::total(self.counts[at], self.carried[at])
+    }
+
     /// This host's address on the wire, as the flow has it.
     #[must_use]
     pub const fn wire_address(&self) -> Addr {
@@ -90,6 +134,54 @@ impl Flow {
     #[must_use]
     pub const fn is_live(&self) -> bool {
         Word(self.word).is_live()
+    }
+}
+
+/// How many packets of one direction have been translated, and their bytes from the IP header on, in one word that is
+/// added to once a packet: bytes in the lower bits, packets above.
+///
+/// What becomes too much for its bits is carried over to another word, by whoever's packet has made it so, in units of the
+/// highest bit: packets in the upper half, bytes in the lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts;
+
+impl Counts {
+    /// Bits for bytes.
+    const BYTES: u32 = 36;
+    /// The bit of the bytes that is carried over.
+    const BYTES_CARRY: u64 = 1 << (Self::BYTES - 1);
+    /// The bit of the packets that is.
+    const PACKETS_CARRY: u64 = 1 << 63;
+
+    /// What a packet of `len` bytes adds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_packet(len: u32) -> u64 {
+        1 << Self::BYTES | len as u64
+    }
+
+    /// What has to be carried over, as it stands in the counts, after `added` was added to `before`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn carry(before: u64, added: u64) -> u64 {
+        before.wrapping_add(added) & !before & (Self::BYTES_CARRY | Self::PACKETS_CARRY)
+    }
+
+    /// What that adds to the word for what was carried over.
+    #[inline(always)]
+    #[must_use]
+    pub const fn carried(carry: u64) -> u64 {
+        let packets = carry >> 63;
+        let bytes = carry >> (Self::BYTES - 1) & 1;
+        packets << 32 | bytes
+    }
+
+    /// Packets and bytes together.
+    #[must_use]
+    pub const fn total(counts: u64, carried: u64) -> (u64, u64) {
+        let packets = (counts >> Self::BYTES) + (carried >> 32 << (63 - Self::BYTES));
+        let bytes = (counts & ((1 << Self::BYTES) - 1)) + ((carried & 0xffff_ffff) << (Self::BYTES - 1));
+        (packets, bytes)
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Hop {
 }
 
 impl Hop {
+    /// Stands for a name while the slot is being filled.
+    pub const FILLING: u32 = u32::MAX;
     /// How many there are, as a power of two.
     pub const SLOTS_SHIFT: u32 = 12;
     /// How many there are.
@@ -89,8 +91,32 @@ impl Hop {
     #[must_use]
     pub const fn next_name(slot: u32, before: u32) -> u32 {
         let count = (before >> Self::SLOTS_SHIFT).wrapping_add(1) & (u32::MAX >> Self::SLOTS_SHIFT);
-        let count = if count == 0 { 1 } else { count };
+        // Neither zero, nor what could look like `FILLING`.
+        let count = if count == 0 || count == u32::MAX >> Self::SLOTS_SHIFT { 1 } else { count };
         count << Self::SLOTS_SHIFT | slot
+    }
+}
+
+/// What a flow remembers of a direction's next hop: the name of one, or that there was none to be learnt of late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered;
+
+impl Remembered {
+    /// For how long a vain question is not repeated, as a shift of ticks: about a second.
+    const VAIN_SHIFT: u32 = 6;
+
+    /// What stands for "nothing to be learnt", at this time. No hop has such a name, whose upper bits are zero.
+    #[inline(always)]
+    #[must_use]
+    pub const fn nothing(now: Ticks) -> u32 {
+        Hop::slot(now.0 >> Self::VAIN_SHIFT) | 1
+    }
+
+    /// The name, or [`Self::nothing`] for zero.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or_nothing(name: u32, now: Ticks) -> u32 {
+        if name == 0 { Self::nothing(now) } else { name }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod fragment;
 pub mod hop;
 pub mod host_port;
 pub mod hygiene;
+pub mod index;
 pub mod kernel_flow;
 pub mod mapping;
 pub mod names;

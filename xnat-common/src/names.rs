@@ -26,7 +26,7 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// `Array<Flow>`, can be mapped into memory.
     pub const FLOWS: &str = "FLOWS";
-    /// `HashMap<FlowKey, FlowRef>`, twice as many entries as there are flows.
+    /// `Array<Bucket>` by hash: an entry for each tuple; as many as `index::buckets` says.
     pub const TUPLES: &str = "TUPLES";
     /// `Stack<u32>`: slots that have been freed.
     pub const FREE: &str = "FREE";

@@ -55,6 +55,13 @@ impl Timeouts {
         })
     }
 
+    /// The shortest of them.
+    #[must_use]
+    pub fn least(&self) -> Ticks {
+        let Self { tcp_established, tcp_transitory, udp, udp_unreplied, icmp, other } = *self;
+        Ticks(tcp_established.min(tcp_transitory).min(udp).min(udp_unreplied).min(icmp).min(other))
+    }
+
     /// The time left before `flow` may be collected; zero when it is due.
     #[inline(always)]
     #[must_use]

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use crate::config::{Config, Cursors};
 use crate::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
 use crate::hop::{Hop, Station, StationKey, Watch};
+use crate::index::Bucket;
 use crate::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use crate::subnet::{Inside, Peer, Subnet};
 use crate::{Addr, Flow, FlowKey, FlowRef, Port};
@@ -32,6 +33,7 @@ macro_rules! map_layouts {
 
 map_layouts!(
     Addr,
+    Bucket,
     Config,
     Cursors,
     Datagram,

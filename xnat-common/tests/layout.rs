@@ -7,6 +7,8 @@ use std::mem::{align_of, offset_of, size_of};
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{CAPACITY, Counter};
 use xnat_common::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
+use xnat_common::hop::{Hop, Station, StationKey, Watch};
+use xnat_common::index::Bucket;
 use xnat_common::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::timeout::Timeouts;
@@ -22,19 +24,19 @@ fn the_flow_record() {
         offset_of!(Flow, kind),
         offset_of!(Flow, tagged),
         offset_of!(Flow, state),
+        offset_of!(Flow, next_hop),
+        offset_of!(Flow, counts),
         offset_of!(Flow, inside),
         offset_of!(Flow, peer),
         offset_of!(Flow, tag_time),
         offset_of!(Flow, opened),
-        offset_of!(Flow, next_hop),
-        offset_of!(Flow, packets),
-        offset_of!(Flow, bytes),
+        offset_of!(Flow, carried),
         offset_of!(Flow, window),
         offset_of!(Flow, syn),
     ];
-    assert_eq!(offsets, [0, 8, 20, 32, 33, 34, 36, 40, 44, 48, 52, 56, 64, 80, 96, 120]);
+    assert_eq!(offsets, [0, 8, 20, 32, 33, 34, 36, 40, 48, 64, 68, 72, 76, 80, 96, 120]);
     assert_eq!((size_of::<Flow>(), align_of::<Flow>()), (128, 64), "two cache lines");
-    assert!(offset_of!(Flow, packets) == 64, "what every packet reads is in the first, what it counts in the second");
+    assert!(offset_of!(Flow, inside) == 64, "what every packet needs is in the first");
 }
 
 #[test]
@@ -44,7 +46,12 @@ fn the_other_maps() {
     assert_eq!(size_of::<FlowRef>(), 8);
     assert_eq!(size_of::<tcp::Window>(), 12);
     assert_eq!(size_of::<Timeouts>(), 24);
-    assert_eq!(size_of::<Config>(), 64);
+    assert_eq!(size_of::<Config>(), 80);
+    assert_eq!((size_of::<Bucket>(), align_of::<Bucket>()), (64, 64), "a cache line");
+    assert_eq!(size_of::<Watch>(), 8);
+    assert_eq!(size_of::<Hop>(), 32);
+    assert_eq!(size_of::<StationKey>(), 12);
+    assert_eq!(size_of::<Station>(), 8);
     assert_eq!(size_of::<Cursors>(), 64);
     assert_eq!(size_of::<Subnet>(), 8);
     assert_eq!(size_of::<Peer>(), 16);

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use xnat_common::counter::Counter;
-use xnat_common::flow::{Kind, State};
+use xnat_common::flow::{Counts, Kind, State};
 use xnat_common::packet::{Headers, proto};
 use xnat_common::tcp::window::{self, Scale};
 use xnat_common::tcp::{Judgement, Segment, Window, flags};
@@ -21,7 +21,7 @@ pub fn account(skb: Skb, found: &Found, headers: &Headers, now: Ticks) -> bool {
         let opens = headers.flags & flags::SYN != 0;
         let scale = if opens { segment::scale(skb, headers) } else { Scale::NONE };
         let lengths = u32::from(headers.total_len) << 16 | u32::from(headers.ip_len) << 8 | u32::from(scale.0);
-        Effect(xnat_judge(skb.raw(), reference, lengths))
+        Effect(xnat_take_segment(skb.raw(), reference, lengths))
     } else {
         Effect::without_segment(headers.proto)
     };
@@ -98,6 +98,12 @@ impl Effect {
     }
 }
 
+/// Whether the effect is that of a plausible segment.
+#[inline(always)]
+pub fn is_plausible(effect: u32) -> bool {
+    effect & 0xff == Judgement::Plausible as u32
+}
+
 /// Judges a TCP segment and takes over what it says of the windows; returns its [`Effect`]. `lengths` are the total length
 /// (upper half), the length of the IP header (next octet) and, of a SYN, its [`Scale`].
 ///
@@ -105,7 +111,7 @@ impl Effect {
 /// comes after it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u32 {
+pub extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u32 {
     let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
         return 0;
     };
@@ -114,26 +120,44 @@ extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u
         return 0;
     };
     let direction = found.direction();
-    let (here, there) = (direction as usize, direction.opposite() as usize);
     // SAFETY: fields of a map value; the directions are 0 and 1. What becomes of stores that lose a race is said at
     // `Window`.
-    let (sender, receiver, own_syn, other_syn) = unsafe {
+    let (sender, receiver) = unsafe {
         let windows = (&raw mut (*found.flow).window).cast::<Window>();
-        let noted = (&raw mut (*found.flow).syn).cast::<u32>();
-        (&mut *windows.add(here), &mut *windows.add(there), noted.add(here), noted.add(there))
+        (&mut *windows.add(direction as usize), &mut *windows.add(direction.opposite() as usize))
     };
     // SAFETY: as above.
-    let noted = unsafe { other_syn.read_volatile() };
+    let noted = unsafe { noted_syn(&found, direction.opposite()).read_volatile() };
     let judgement = window::judge(found.state().tcp(), sender, receiver, noted, &segment);
-    // SAFETY: as above.
-    unsafe {
-        match judgement {
-            Judgement::Implausible if tcp::opens(segment.flags) => own_syn.write_volatile(segment.end()),
-            Judgement::Restarts => other_syn.write_volatile(0),
-            _ => {}
-        }
-    }
     Effect::of(judgement, &segment).0
+}
+
+/// Where the number behind a SYN without effect of one direction stands.
+#[inline(always)]
+fn noted_syn(found: &Found, direction: Direction) -> *mut u32 {
+    // SAFETY: a field of a map value; the direction is 0 or 1.
+    unsafe { (&raw mut (*found.flow).syn).cast::<u32>().add(direction as usize) }
+}
+
+/// As [`xnat_judge`], and notes the number behind a SYN that had no effect, or forgets that of the other end when its answer
+/// has had one.
+///
+/// A global function of its own, because what it needs would take the judge's stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_take_segment(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u32 {
+    let effect = Effect(xnat_judge(skb, reference, lengths));
+    let restarts = effect.0 & 0xff == Judgement::Restarts as u32;
+    if !restarts && !(effect.is_none() && tcp::opens((effect.0 >> 8) as u8)) {
+        return effect.0;
+    }
+    if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) {
+        let direction = if restarts { found.direction().opposite() } else { found.direction() };
+        let end = if restarts { 0 } else { segment::read(Skb::from_raw(skb), lengths).map_or(0, |it| it.end()) };
+        // SAFETY: a field of a map value.
+        unsafe { noted_syn(&found, direction).write_volatile(end) };
+    }
+    effect.0
 }
 
 /// Stamps and counts a packet of `len` octets and advances the state by its `effect`; zero if the flow has been collected
@@ -160,15 +184,25 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
     } else if effect.0 & 0xff == Judgement::Restarts as u32 {
         maps::count(Counter::FlowsReopened);
     }
-    // SAFETY: fields of a map value; the direction is 0 or 1.
-    unsafe {
-        let packets = (&raw mut (*found.flow).packets).cast::<u64>();
-        let bytes = (&raw mut (*found.flow).bytes).cast::<u64>();
-        atomic::add(packets.add(direction as usize), 1);
-        atomic::add(bytes.add(direction as usize), u64::from(len));
-    }
+    count(&found, len);
     change(&found, |old| effect.on(old, kind, direction, from_wire));
     1
+}
+
+/// Counts a packet of `len` octets.
+#[inline(always)]
+pub fn count(found: &Found, len: u32) {
+    let (direction, added) = (found.direction() as usize, Counts::of_packet(len));
+    // SAFETY: fields of a map value; the direction is 0 or 1.
+    unsafe {
+        let counts = (&raw mut (*found.flow).counts).cast::<u64>().add(direction);
+        let carry = Counts::carry(atomic::fetch_add(counts, added), added);
+        if carry != 0 {
+            // In this order, who reads in between sees too much for a moment rather than too little.
+            atomic::add((&raw mut (*found.flow).carried).cast::<u64>().add(direction), Counts::carried(carry));
+            atomic::add(counts, carry.wrapping_neg());
+        }
+    }
 }
 
 /// Changes the state. Another processor may be at the same flow; whoever loses looks again.

@@ -1,16 +1,15 @@
 //! Claiming a flow: a slot, a wire tuple of its own, and both references to it, or nothing.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Flow, Kind, State, Word};
 use xnat_common::{Addr, Direction, FlowRef, Side, Ticks, Tuple};
 
 use crate::lookup::{self, Found};
-use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING, TUPLES};
+use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{atomic, collect, mapping, port};
+use crate::{atomic, collect, index, mapping, port};
 
 /// What is known of a flow before it has a record. It lies in a map, because the stack that all steps of a program share
 /// is short.
@@ -114,8 +113,8 @@ extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
     let original = found.flow().key(Direction::Original);
     let reply = found.flow().key(Direction::Reply);
     let backward = found.in_direction(Direction::Reply).reference;
-    let has_port = both == 0 || TUPLES.insert(&reply, &backward, u64::from(BPF_NOEXIST)).is_ok();
-    if has_port && TUPLES.insert(&original, &found.reference, u64::from(BPF_NOEXIST)).is_ok() {
+    let has_port = both == 0 || index::insert(&reply, backward);
+    if has_port && index::insert(&original, found.reference) {
         maps::flow_opened();
         maps::count(Counter::FlowsOpened);
         return reference;
@@ -165,8 +164,8 @@ fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
         (*flow).tag_time = 0;
         (*flow).opened = now.0;
         (*flow).next_hop = [0; 2];
-        (*flow).packets = [0; 2];
-        (*flow).bytes = [0; 2];
+        (*flow).counts = [0; 2];
+        (*flow).carried = [0; 2];
         (*flow).window = [xnat_common::tcp::Window { end: 0, max_end: 0, max_window: 0 }; 2];
         (*flow).syn = [0; 2];
         let live = word.next(now);
@@ -186,7 +185,7 @@ fn give_back(found: &Found, has_port: bool) {
     // SAFETY: a field of a map value.
     if unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, word.next(word.last_seen()).0) } {
         if has_port {
-            let _ = TUPLES.remove(&found.flow().key(Direction::Reply));
+            index::remove(&found.flow().key(Direction::Reply), found.in_direction(Direction::Reply).reference);
             mapping::release(found.flow());
         }
         let _ = FREE.push(&found.reference.index(), 0);

@@ -14,8 +14,8 @@ use xnat_common::{Direction, FlowRef, Ticks};
 
 use crate::atomic;
 use crate::lookup::Found;
-use crate::maps::{self, CURSORS, FLOWS, FREE, TUPLES};
-use crate::{mapping, walks};
+use crate::maps::{self, CURSORS, FLOWS, FREE};
+use crate::{index, mapping, walks};
 
 /// Slots that a packet looks at when it opens a flow.
 const STEPS_AN_OPENING: u32 = 4;
@@ -53,8 +53,9 @@ extern "C" fn xnat_bury(index: u32) -> u32 {
     let Some(flow) = FLOWS.get(index) else {
         return 0;
     };
-    let _ = TUPLES.remove(&flow.key(Direction::Original));
-    let _ = TUPLES.remove(&flow.key(Direction::Reply));
+    for direction in [Direction::Original, Direction::Reply] {
+        index::remove(&flow.key(direction), FlowRef::new(index, 0, direction));
+    }
     mapping::release(flow);
     maps::flow_ended();
     let _ = FREE.push(&index, 0);

@@ -19,13 +19,13 @@ use crate::verdict::{Step, Verdict};
 
 /// Length of the parameters of the route look-up in bytes.
 #[expect(clippy::cast_possible_wrap, reason = "64 bytes")]
-const PARAMETERS_LEN: i32 = size_of::<FibLookup>() as i32;
+pub const PARAMETERS_LEN: i32 = size_of::<FibLookup>() as i32;
 /// 224.0.0.0: from here on no address is one host's.
 const FIRST_MULTICAST: u32 = 224 << 24;
 /// The loopback interface's number in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: u32 = 1;
 /// `AF_INET`.
-const FAMILY_IPV4: u8 = 2;
+pub const FAMILY_IPV4: u8 = 2;
 
 /// Whether this step is a hop (RFC 1812 §5.3.1).
 #[derive(Clone, Copy, PartialEq, Eq)]

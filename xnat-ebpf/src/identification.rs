@@ -92,7 +92,7 @@ fn reserve(headers: &Headers, dst: Addr, flow: FlowRef, now: Ticks) -> u16 {
 }
 
 #[inline(always)]
-fn random() -> u16 {
+pub fn random() -> u16 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_get_prandom_u32() as u16 }
 }

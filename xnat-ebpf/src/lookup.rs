@@ -3,8 +3,8 @@
 use xnat_common::flow::{State, Word};
 use xnat_common::{Direction, Flow, FlowKey, FlowRef, Ticks};
 
-use crate::maps::{FLOWS, TUPLES};
-use crate::{atomic, collect};
+use crate::maps::FLOWS;
+use crate::{atomic, collect, index};
 
 /// A flow, and the direction in which it was found.
 #[derive(Clone, Copy)]
@@ -81,9 +81,7 @@ impl Found {
 /// The live flow that packets with `key` belong to.
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<Found> {
-    // SAFETY: the value is copied at once; an element that is being reused shows in the generation.
-    let reference = unsafe { *TUPLES.get(key)? };
-    by_reference(reference)
+    by_reference(index::find(key)?)
 }
 
 /// The flow, unless its idle time is over and the collector has not come by yet: then it ends here, and is not revived.

@@ -10,9 +10,10 @@ use xnat_common::fragment::{
 };
 use xnat_common::hop::{Hop, Station, StationKey, Watch};
 use xnat_common::host_port;
+use xnat_common::index::{self, Bucket};
 use xnat_common::mapping::{self, Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
-use xnat_common::{Addr, Flow, FlowKey, FlowRef, Port, Ticks};
+use xnat_common::{Addr, Flow, FlowKey, Port, Ticks};
 
 use crate::atomic;
 use crate::claim::Opening;
@@ -36,7 +37,8 @@ pub static FLOWS: Array<Flow, FLOWS_DEFAULT, { BPF_F_MMAPABLE as usize }> = Arra
 #[btf_map]
 pub static OPENING: PerCpuArray<Opening, 1> = PerCpuArray::new();
 #[btf_map]
-pub static TUPLES: HashMap<FlowKey, FlowRef, { 2 * FLOWS_DEFAULT }> = HashMap::new();
+pub static TUPLES: Array<Bucket, { index::buckets(FLOWS_DEFAULT as u32) as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 #[btf_map]
 pub static FREE: Stack<u32, FLOWS_DEFAULT> = Stack::new();
 #[btf_map]

@@ -6,7 +6,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
@@ -18,10 +18,10 @@ use xnat_common::{Addr, Direction, Flow, FlowRef, Port, Ticks, host_port};
 
 use crate::lookup::{self, Found};
 use crate::mapping::{self, Claimed, Goal};
-use crate::maps::{self, FORWARDS, FULL, TUPLES};
+use crate::maps::{self, FORWARDS, FULL};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
-use crate::{account, collect, kernel_flow, quota, walks};
+use crate::{account, collect, index, kernel_flow, quota, walks};
 
 /// Nothing was found.
 const NONE: u32 = 0;
@@ -156,7 +156,7 @@ pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
     let old = found.flow().key(Direction::Reply);
     let moved = xnat_search_port(skb.raw(), found.reference.to_bits(), Goal::Flow as u32 | OTHER, now.0) == CHANGED;
     if moved {
-        let _ = TUPLES.remove(&old);
+        index::remove(&old, found.in_direction(Direction::Reply).reference);
     }
     account::mark(found, 0, State::MOVING);
     moved
@@ -313,6 +313,9 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
             return if own { RETRY } else { NONE };
         }
     }
+    if xnat_is_taken(reference, port.0.into()) != 0 {
+        return NONE;
+    }
     // A flow of the host's own keeps the port of the socket that opens it.
     let rival = if flow.inside == 0 && port == flow.original.sport { Rival::Connected } else { Rival::Any };
     if !is_unused(Skb::from_raw(skb), &found, port, rival, now) {
@@ -349,6 +352,20 @@ fn is_unused(skb: Skb, found: &Found, port: Port, rival: Rival, now: Ticks) -> b
     xnat_is_unused(skb.raw(), found.reference.to_bits(), port_and_time) != 0
 }
 
+/// Whether another flow has the reply tuple of this one with the port.
+///
+/// A global function, whose stack is not that of the search; so are the next ones.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_is_taken(reference: u64, port: u32) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return 1;
+    };
+    let mut key = found.flow().key(Direction::Reply);
+    key.tuple.dport = Port(port as u16);
+    index::is_taken(&key).into()
+}
+
 /// As [`is_unused`]: the time in the upper half, whether any rival counts in bit 16, and the port.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -361,10 +378,6 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
     key.tuple.dport = port;
     let of_link = key.proto == proto::UDP && port.number() == host_port::LINK_PORT;
     if of_link || kernel_flow::knows(&key) {
-        return 0;
-    }
-    // What no search need ask further is asked first.
-    if TUPLES.get_ptr(&key).is_some() {
         return 0;
     }
     let any = port_and_time >> 16 & 1 == 1;
@@ -389,7 +402,7 @@ fn reserve(found: &Found, port: Port) -> bool {
     xnat_reserve(found.reference.to_bits(), port.0.into()) != 0
 }
 
-/// As [`reserve`]. A global function, whose stack is not that of the search.
+/// As [`reserve`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_reserve(reference: u64, port: u32) -> u32 {
@@ -403,15 +416,6 @@ extern "C" fn xnat_reserve(reference: u64, port: u32) -> u32 {
     if key == found.flow().key(Direction::Original) {
         return 0;
     }
-    if TUPLES.insert(&key, &found.in_direction(Direction::Reply).reference, u64::from(BPF_NOEXIST)).is_err() {
-        return 0;
-    }
-    // The flow that is being moved may have ended in the meantime, and the slot have another one.
-    if found.word().generation() != found.reference.generation() {
-        let _ = TUPLES.remove(&key);
-        return 0;
-    }
-    // SAFETY: one aligned store of two bytes; nobody can read a half of it.
-    unsafe { (&raw mut (*found.flow).reply.dport).write_volatile(port) };
-    1
+    let backward = found.in_direction(Direction::Reply).reference;
+    u32::from(index::insert_port(&key, backward, port))
 }

@@ -15,15 +15,19 @@ use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
-    collect, fragment, hold, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag,
-    translate,
+    collect, express, fragment, hold, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket,
+    tag, translate,
 };
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
 #[classifier]
 #[inline(always)]
 pub fn xnat_inside_in(context: TcContext) -> i32 {
-    match from_inside(Skb::new(&context)) {
+    let skb = Skb::new(&context);
+    if let Some(verdict) = express::from_inside(skb) {
+        return verdict.finish();
+    }
+    match from_inside(skb) {
         Ok(verdict) | Err(verdict) => verdict.finish(),
     }
 }
@@ -94,7 +98,11 @@ fn to_inside(skb: Skb) -> Step<Verdict> {
 #[classifier]
 #[inline(always)]
 pub fn xnat_uplink_in(context: TcContext) -> i32 {
-    match from_wire(Skb::new(&context)) {
+    let skb = Skb::new(&context);
+    if let Some(verdict) = express::from_wire(skb) {
+        return verdict.finish();
+    }
+    match from_wire(skb) {
         Ok(verdict) | Err(verdict) => verdict.finish(),
     }
 }

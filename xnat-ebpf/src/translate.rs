@@ -11,7 +11,7 @@ use crate::forward::{self, Ttl};
 use crate::lookup::Found;
 use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{account, fragment, identification, mapping, open, rewrite, tag};
+use crate::{account, fragment, hop, identification, mapping, open, rewrite, tag};
 
 /// Where a packet from inside goes once it is translated: the number of an interface, or one of these.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now:
     let way = Way(skb.note());
     let ttl = if way == Way::LOOPBACK || way == Way::KERNEL { Ttl::Keep } else { Ttl::Decrement };
     leave(skb, config, headers, found, ttl, now)?;
+    hop::learn(skb, found, Side::Inside, now);
     Ok(way.go(skb, config))
 }
 
@@ -141,5 +142,6 @@ pub fn inward(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<Ve
         return Ok(Verdict::PASS);
     }
     rewrite::packet(skb, headers, to, Ttl::Decrement)?;
+    hop::learn(skb, found, Side::Wire, now);
     Ok(forward::to_inside(skb, place.ifindex))
 }

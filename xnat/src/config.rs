@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 use xnat_common::config::Config;
+use xnat_common::index;
 use xnat_common::mapping::Dependence;
 use xnat_common::timeout::Timeouts;
 use xnat_common::{Addr, Ticks};
@@ -64,6 +65,7 @@ pub(crate) struct Settings {
     pub(crate) forwards: Vec<ForwardSpec>,
     pub(crate) default_inbound: Option<Ipv4Addr>,
     pub(crate) kernel_path: bool,
+    pub(crate) slow_path: bool,
 }
 
 /// What does not make sense.
@@ -136,6 +138,7 @@ impl Settings {
             forwards: args.inbound.forwards,
             default_inbound: args.inbound.default_inbound,
             kernel_path: args.kernel_path,
+            slow_path: args.slow_path,
         };
         settings.check_subnets()?;
         settings.check_peers()?;
@@ -144,15 +147,19 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The dataplane's configuration, on an uplink.
-    pub(crate) fn dataplane(&self, uplink: u32, uplink_mtu: u32, address: Ipv4Addr) -> Config {
+    /// The dataplane's configuration: for a flow table with this seed, on an uplink.
+    pub(crate) fn dataplane(&self, seed: u64, uplink: u32, uplink_mtu: u32, address: Ipv4Addr) -> Config {
         let usual = Config::default();
+        let flags = [(self.kernel_path, Config::KERNEL_PATH), (self.slow_path, Config::SLOW_PATH)];
         Config {
+            seed,
+            bucket_mask: index::buckets(self.max_flows) - 1,
+            least_idle: self.timeouts.least().0,
             uplink,
             uplink_mtu,
             address: Addr::from(address),
             max_flows: self.max_flows,
-            flags: if self.kernel_path { Config::KERNEL_PATH } else { 0 },
+            flags: flags.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag),
             timeouts: self.timeouts,
             mapping: by_class(self.behaviour.mapping, usual.mapping),
             filtering: by_class(self.behaviour.filtering, usual.filtering),
@@ -272,16 +279,35 @@ pub(crate) mod tests {
         assert_eq!(settings.peers[0].subnets, None);
         assert_eq!(settings.timeouts.udp, Ticks::from_secs(30).0);
         assert_eq!(settings.timeouts.tcp_established, Timeouts::default().tcp_established);
-        let config = settings.dataplane(3, 1500, Ipv4Addr::new(172, 29, 0, 4));
-        assert_eq!((config.uplink, config.max_flows, config.flags), (3, 262_144, 0));
+        let config = settings.dataplane(9, 3, 1500, Ipv4Addr::new(172, 29, 0, 4));
+        assert_eq!((config.seed, config.uplink, config.max_flows, config.flags), (9, 3, 262_144, 0));
+        assert_eq!(config.least_idle, Ticks::from_secs(30).0);
     }
 
     #[test]
     fn defaults_are_the_dataplanes() {
-        let config = settings("--subnet 10.0.0.0/8").unwrap().dataplane(3, 1500, Ipv4Addr::new(172, 29, 0, 4));
-        let usual =
-            Config { uplink: 3, uplink_mtu: 1500, address: config.address, max_flows: 262_144, ..Config::default() };
+        let config = settings("--subnet 10.0.0.0/8").unwrap().dataplane(9, 3, 1500, Ipv4Addr::new(172, 29, 0, 4));
+        let usual = Config {
+            seed: 9,
+            bucket_mask: 262_143,
+            least_idle: Ticks::from_secs(60).0,
+            uplink: 3,
+            uplink_mtu: 1500,
+            address: config.address,
+            max_flows: 262_144,
+            ..Config::default()
+        };
         assert_eq!(config, usual);
+    }
+
+    #[test]
+    fn slower_ways_are_told() {
+        let flags = |words: &str| {
+            let settings = settings(&format!("--subnet 10.0.0.0/8 {words}")).unwrap();
+            settings.dataplane(9, 3, 1500, Ipv4Addr::LOCALHOST).flags
+        };
+        assert_eq!(flags("--slow-path"), Config::SLOW_PATH);
+        assert_eq!(flags("--slow-path --kernel-path"), Config::SLOW_PATH | Config::KERNEL_PATH);
     }
 
     #[test]
@@ -289,7 +315,7 @@ pub(crate) mod tests {
         let words = "--subnet 192.168.110.0/24 --mapping udp=address-dependent,icmp=address-and-port-dependent \
                      --filtering endpoint-independent,udp=address-and-port-dependent --filtering icmp=address-and-port-dependent \
                      --ports 1024-40000 --max-ports-per-container 500 --default-inbound 192.168.110.11";
-        let config = settings(words).unwrap().dataplane(3, 1500, Ipv4Addr::new(172, 29, 0, 4));
+        let config = settings(words).unwrap().dataplane(9, 3, 1500, Ipv4Addr::new(172, 29, 0, 4));
         let kinds = |of: fn(&Config, Class) -> Dependence| CLASSES.map(|class| of(&config, class));
         let (endpoint, address, both) = (Dependence::Endpoint, Dependence::Address, Dependence::AddressAndPort);
         assert_eq!(kinds(Config::mapping), [endpoint, address, both]);

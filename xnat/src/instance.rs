@@ -104,7 +104,8 @@ mod tests {
             assert_eq!(name.parse::<Instance>(), Err(InstanceError), "{name}");
         }
         let instance: Instance = "node-1".parse().unwrap();
-        assert_eq!(instance.map("FLOWS"), Path::new("/sys/fs/bpf/xnat/node-1/v2/maps/FLOWS"));
+        let path = format!("/sys/fs/bpf/xnat/node-1/v{}/maps/FLOWS", names::LAYOUT);
+        assert_eq!(instance.map("FLOWS"), Path::new(&path));
         assert_eq!(instance.socket(), Path::new("/run/xnat/node-1/api.sock"));
     }
 }

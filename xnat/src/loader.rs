@@ -7,6 +7,7 @@ use aya::maps::{Map, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
+use xnat_common::index;
 use xnat_common::names::{map, program};
 
 use crate::instance::Instance;
@@ -179,7 +180,7 @@ fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Ebpf, LoadError> {
 
 fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
     loader.map_max_entries(map::FLOWS, max_flows);
-    loader.map_max_entries(map::TUPLES, max_flows * 2);
+    loader.map_max_entries(map::TUPLES, index::buckets(max_flows));
     loader.map_max_entries(map::FREE, max_flows);
     loader.map_max_entries(map::REMOTES, max_flows);
 }

@@ -14,7 +14,7 @@ use xnat_common::flow::Flow;
 use xnat_common::mapping::{Forward, ForwardKey};
 use xnat_common::names::map;
 use xnat_common::subnet::{Inside, Peer, Subnet};
-use xnat_common::{Addr, Port, Ticks, host_port};
+use xnat_common::{Addr, Port, Ticks, hop, host_port};
 
 use crate::cidr::Cidr;
 use crate::forward::table::{self, Forwards};
@@ -43,6 +43,7 @@ pub(crate) struct Maps {
     quotas: HashMap<MapData, Addr, u64>,
     flows: MapData,
     host_ports: MapData,
+    watch: MapData,
 }
 
 fn wrong(name: &'static str) -> impl Fn(MapError) -> MapsError {
@@ -83,6 +84,7 @@ impl Maps {
             quotas: typed!(map::QUOTAS),
             flows: array(map(map::FLOWS)?).ok_or_else(|| no_array(map::FLOWS))?,
             host_ports: array(map(map::HOST_PORTS)?).ok_or_else(|| no_array(map::HOST_PORTS))?,
+            watch: array(map(map::WATCH)?).ok_or_else(|| no_array(map::WATCH))?,
         })
     }
 
@@ -91,12 +93,24 @@ impl Maps {
         self.config.get(&0, 0).map_err(wrong(map::CONFIG))
     }
 
-    /// Replaces the configuration if it differs.
-    pub(crate) fn set_config(&mut self, config: &Config) -> Result<(), MapsError> {
+    /// Replaces the configuration if it differs, and says whether it did.
+    pub(crate) fn set_config(&mut self, config: &Config) -> Result<bool, MapsError> {
         if self.config()? == *config {
-            return Ok(());
+            return Ok(false);
         }
-        self.config.set(0, config, 0).map_err(wrong(map::CONFIG))
+        self.config.set(0, config, 0).map_err(wrong(map::CONFIG))?;
+        Ok(true)
+    }
+
+    /// By what the tuples in this flow table are spread: `new` in a table that has not been used yet.
+    pub(crate) fn seed(&self, new: u64) -> Result<u64, MapsError> {
+        let seed = self.config()?.seed;
+        Ok(if seed == 0 { new } else { seed })
+    }
+
+    /// What the dataplane knows of changes in the network, in memory, to be changed.
+    pub(crate) fn watch(&self) -> io::Result<Mapped<hop::Watch>> {
+        Mapped::new(&self.watch, Access::ReadWrite)
     }
 
     /// Where allocator and collector stand.
@@ -145,14 +159,16 @@ impl Maps {
         self.insides.iter().collect::<Result<_, _>>().map_err(wrong(map::INSIDES))
     }
 
-    /// Makes the inside interfaces these.
-    pub(crate) fn set_insides(&mut self, wanted: &Table<u32, Inside>) -> Result<(), MapsError> {
+    /// Makes the inside interfaces these, and says whether they were others.
+    pub(crate) fn set_insides(&mut self, wanted: &Table<u32, Inside>) -> Result<bool, MapsError> {
         let (stale, new) = difference(&self.insides()?, wanted);
+        let changed = !(stale.is_empty() && new.is_empty());
         let wrong = wrong(map::INSIDES);
         for (index, inside) in new {
             self.insides.insert(&index, &inside, 0).map_err(&wrong)?;
         }
-        stale.iter().try_for_each(|index| gone(self.insides.remove(index))).map_err(&wrong)
+        stale.iter().try_for_each(|index| gone(self.insides.remove(index))).map_err(&wrong)?;
+        Ok(changed)
     }
 
     /// The peers, and whether they speak xnat.

@@ -325,3 +325,13 @@ pub fn tally(counts: impl IntoIterator<Item = (Counter, u64)>) -> Vec<(&'static 
     }
     tally.into_values().collect()
 }
+
+/// Packets that a flow has counted, by direction.
+pub fn packets(flow: &Flow) -> [u64; 2] {
+    [Direction::Original, Direction::Reply].map(|direction| flow.packets(direction))
+}
+
+/// Bytes that it has counted.
+pub fn bytes(flow: &Flow) -> [u64; 2] {
+    [Direction::Original, Direction::Reply].map(|direction| flow.bytes(direction))
+}

@@ -10,7 +10,7 @@ use xnat_common::{Addr, Kind};
 use xnat_tests::packet::{ACK, PSH, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, NODE3, OUTSIDE};
 
-use crate::fixture::{Given, MARK_KERNEL, PASS, REDIRECT, SHOT};
+use crate::fixture::{Given, MARK_KERNEL, PASS, REDIRECT, SHOT, packets};
 use crate::packet::{End, Packet, echo, other, tcp, udp};
 use crate::world::Hook::{InsideIn, UplinkIn};
 use crate::world::{INSIDE, World};
@@ -53,7 +53,7 @@ fn a_connection_through_a_forward() {
     let frame = world.expect(InsideIn, &data(SERVER, CLIENT), REDIRECT);
     assert_eq!(frame, data(PUBLIC, CLIENT).ttl(63).frame(InsideIn.macs()));
     assert!(State(world.flow().state).has(State::ASSURED));
-    assert_eq!(world.flow().packets, [3, 2]);
+    assert_eq!(packets(&world.flow()), [3, 2]);
     assert_eq!(world.count(Counter::FlowsOpened), 1);
     assert_eq!(world.count(Counter::MappingsOpened), 0);
     world.expect_nothing_left();

@@ -15,7 +15,7 @@ use xnat_tests::wait;
 
 use crate::fixture::Fate::{Gone, Pass, PassAs, Redirect};
 use crate::fixture::Given::{FirstFragment, Known};
-use crate::fixture::{Fixture, MARK_DONE, PASS, REDIRECT, SHOT, datagram, inbound, outside, run, tally};
+use crate::fixture::{Fixture, MARK_DONE, PASS, REDIRECT, SHOT, datagram, inbound, outside, packets, run, tally};
 use crate::packet::{Packet, Tag, echo, tcp, udp};
 use crate::world::Hook::{self, InsideIn, UplinkIn, UplinkOut};
 use crate::world::World;
@@ -355,7 +355,7 @@ fn a_first_fragment_is_what_it_was_after_it_has_brought_the_others() {
         assert_eq!((outcome.action, outcome.mark), (REDIRECT, MARK_DONE));
         assert_eq!(outcome.frame, expected, "summed {summed}");
         // The others come by the hook on their own.
-        wait::until_true("all three have been translated", wait::SOON, || world.flow().packets == [3, 0]);
+        wait::until_true("all three have been translated", wait::SOON, || packets(&world.flow()) == [3, 0]);
         assert_eq!(tally(world.counters()), [("flows_opened", 1), ("mappings_opened", 1), ("fragments_held", 2)]);
     }
 }

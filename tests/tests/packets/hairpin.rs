@@ -9,7 +9,7 @@ use xnat_common::{FlowKey, Kind, Side};
 use xnat_tests::packet::{ACK, PSH, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, NODE1};
 
-use crate::fixture::{Given, MARK_DONE, PASS, REDIRECT, SHOT, tuple};
+use crate::fixture::{Given, MARK_DONE, PASS, REDIRECT, SHOT, packets, tuple};
 use crate::packet::{End, Packet, tcp, udp};
 use crate::world::Hook::{InsideIn, InsideOut, LoopbackOut, UplinkIn};
 use crate::world::{GATEWAY, INSIDE, World};
@@ -52,7 +52,7 @@ fn a_connection_between_containers_through_a_forward() {
     let data = |src, dst| tcp(src, dst, PSH | ACK).carrying(1460).tos(0x2e);
     expect_as(&mut world, &data(CLIENT, PUBLIC), &data(CLIENT_OUTSIDE, SERVER).ttl(63));
     expect_as(&mut world, &data(SERVER, CLIENT_OUTSIDE), &data(PUBLIC, CLIENT).ttl(63));
-    assert_eq!(world.flow().packets, [3, 2]);
+    assert_eq!(packets(&world.flow()), [3, 2]);
     world.expect_nothing_left();
 }
 

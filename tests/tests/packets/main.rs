@@ -28,6 +28,7 @@ mod refusals;
 mod skb;
 mod stories;
 mod tcp;
+mod tuples;
 mod untouched;
 mod wire;
 mod world;

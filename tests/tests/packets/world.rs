@@ -26,6 +26,7 @@ use xnat_tests::topology::{NODE1, NODE2, NODE3};
 
 use crate::packet::{Macs, Packet};
 use crate::skb::{Outcome, Run};
+use crate::tuples;
 
 /// Slots of the flow table.
 pub const SLOTS: u32 = 32;
@@ -176,7 +177,7 @@ impl World {
     pub fn reset(&mut self) {
         self.sockets.clear();
         self.forget_mappings();
-        clear::<FlowKey, FlowRef>(map(&mut self.ebpf, map::TUPLES));
+        tuples::clear(&mut self.ebpf);
         clear::<FlowKey, u32>(map(&mut self.ebpf, map::KERNEL_FLOWS));
         clear::<FragmentKey, Fragment>(map(&mut self.ebpf, map::FRAGMENTS));
         clear::<DatagramKey, u32>(map(&mut self.ebpf, map::DATAGRAM_KEYS));
@@ -204,8 +205,15 @@ impl World {
 
     /// Writes the configuration, changed by `change`.
     pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
-        let mut config =
-            Config { uplink: UPLINK, uplink_mtu: MTU, address: NODE1.into(), max_flows: SLOTS, ..Config::default() };
+        let mut config = Config {
+            uplink: UPLINK,
+            uplink_mtu: MTU,
+            address: NODE1.into(),
+            max_flows: SLOTS,
+            seed: tuples::SEED,
+            bucket_mask: tuples::MASK,
+            ..Config::default()
+        };
         change(&mut config);
         let mut configs: Array<_, Config> = map(&mut self.ebpf, map::CONFIG);
         configs.set(0, &config, 0).expect("the configuration");
@@ -229,10 +237,7 @@ impl World {
         let mut cursors = self.cursors();
         let slot = cursors.fresh as u32;
         flow.word = (1 << 32) | flow.word & 0xffff_ffff;
-        let mut tuples: HashMap<_, FlowKey, FlowRef> = map(&mut self.ebpf, map::TUPLES);
-        for direction in [Direction::Original, Direction::Reply] {
-            tuples.insert(&flow.key(direction), &FlowRef::new(slot, 1, direction), 0).expect("a tuple");
-        }
+        tuples::insert(&mut self.ebpf, slot, &flow);
         let mut flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
         flows.set(slot, &flow, 0).expect("a slot");
         cursors.fresh += 1;
@@ -357,20 +362,16 @@ impl World {
     /// else has any, and what flows hold of mappings is what the mappings say.
     pub fn damage(&mut self) -> Option<String> {
         let flows = self.flows();
-        let tuples: HashMap<_, FlowKey, FlowRef> = map(&mut self.ebpf, map::TUPLES);
-        let mut references: Vec<(FlowKey, FlowRef)> = tuples.iter().map(|entry| entry.expect("a tuple")).collect();
+        let mut entries = tuples::entries(&mut self.ebpf);
         for (slot, flow) in &flows {
-            let generation = xnat_common::flow::Word(flow.word).generation();
             for direction in [Direction::Original, Direction::Reply] {
-                let wanted = (flow.key(direction), FlowRef::new(*slot, generation, direction));
-                let Some(at) = references.iter().position(|reference| *reference == wanted) else {
-                    return Some(format!("slot {slot} has no reference by {wanted:?}"));
-                };
-                references.swap_remove(at);
+                if !tuples::take(&mut entries, *slot, flow, direction) {
+                    return Some(format!("slot {slot} has no entry for {:?}", flow.key(direction)));
+                }
             }
         }
-        if !references.is_empty() {
-            return Some(format!("references to nothing: {references:?}"));
+        if !entries.is_empty() {
+            return Some(format!("entries that lead to nothing: {entries:?}"));
         }
         let used = self.cursors().used;
         if used != flows.len() as u64 {
@@ -415,7 +416,7 @@ pub fn now() -> Ticks {
 pub fn load(object: &[u8]) -> Ebpf {
     let mut ebpf = EbpfLoader::new()
         .map_max_entries(map::FLOWS, SLOTS)
-        .map_max_entries(map::TUPLES, 2 * SLOTS)
+        .map_max_entries(map::TUPLES, tuples::MASK + 1)
         .map_max_entries(map::FREE, SLOTS)
         .load(object)
         .expect("the object");

@@ -65,6 +65,10 @@ pub(crate) struct RunArgs {
     /// Leave forwarding to the kernel's routing and translate at the uplink only
     #[arg(long, hide = true)]
     pub(crate) kernel_path: bool,
+
+    /// Take every packet of a flow through every step, and ask the kernel for each one's next hop
+    #[arg(long, hide = true)]
+    pub(crate) slow_path: bool,
 }
 
 const EXAMPLES: &str = "\

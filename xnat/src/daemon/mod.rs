@@ -1,18 +1,22 @@
 //! The daemon: sets the dataplane up, keeps it current, and takes it down.
 
 mod forwards;
+mod insides;
 mod peers;
 mod reconcile;
 mod report;
 mod serve;
 mod start;
+mod vigil;
 
 pub(crate) use forwards::Refusal;
 pub(crate) use serve::Stop;
 pub(crate) use start::Prepared;
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
+use self::vigil::Vigil;
 use crate::config::Settings;
 use crate::forward::table::Forwards;
 use crate::hooks::{Hooks, Place};
@@ -39,6 +43,10 @@ pub(crate) struct Daemon {
     away: bool,
     dataplane: Dataplane,
     maps: Maps,
+    /// The flow table's, by which its tuples are spread.
+    seed: u64,
+    /// What is told of changes in the network.
+    vigil: Rc<Vigil>,
     hooks: Hooks,
     /// The forwards, as they are in the dataplane.
     forwards: Forwards,

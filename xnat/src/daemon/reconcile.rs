@@ -1,19 +1,17 @@
 //! Making everything as it should be, whatever has changed: one way for the start and for every event.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use anyhow::Context as _;
-use xnat_common::Addr;
+use xnat_common::config::Config;
 use xnat_common::names::program;
-use xnat_common::subnet::Inside;
 
-use super::Daemon;
 use super::serve::slices;
-use crate::cidr::Cidr;
+use super::{Daemon, insides};
 use crate::hooks::{Place, Side};
 use crate::loader::Earlier;
-use crate::net::snapshot::{LOOPBACK, Link, Snapshot};
+use crate::net::snapshot::LOOPBACK;
 use crate::net::sysctl;
 use crate::say;
 use crate::state::{Interface, note};
@@ -39,8 +37,15 @@ impl Daemon {
 
     /// Looks at the network again and follows it.
     pub(super) async fn follow(&mut self) -> anyhow::Result<()> {
-        self.there = self.netlink.snapshot().await?;
-        self.reconcile().await
+        let there = self.netlink.snapshot().await?;
+        let changed = there != self.there;
+        self.there = there;
+        let followed = self.reconcile().await;
+        // Hops that were learnt with only a part of it followed.
+        if changed {
+            self.vigil.raise();
+        }
+        followed
     }
 
     async fn reconcile(&mut self) -> anyhow::Result<()> {
@@ -99,21 +104,20 @@ impl Daemon {
     }
 
     fn write_interfaces(&mut self) -> anyhow::Result<()> {
-        let uplink = &self.plan.uplink;
-        let config = self.settings.dataplane(uplink.index, uplink.mtu, self.plan.address);
-        self.maps.set_config(&config)?;
-        let mut insides = HashMap::new();
-        for (index, subnets) in &self.plan.insides {
-            let Some(link) = self.there.links.get(index) else { continue };
-            let inside = inside(link, subnets, &self.there);
-            let ports = self.there.ports(link.index).map(|port| port.index);
-            for index in ports.chain([link.index]) {
-                insides.insert(index, inside);
-            }
-        }
-        self.maps.set_insides(&insides)?;
+        let insides = insides::find(&self.plan.insides, &self.there);
+        let changed = self.maps.set_config(&self.config())? | self.maps.set_insides(&insides)?;
         self.maps.set_own_subnets(&self.plan.own_subnets(&self.settings))?;
+        self.vigil.mind(self.plan.insides.keys().copied().chain([self.plan.uplink.index]).collect());
+        if changed {
+            self.vigil.raise();
+        }
         Ok(())
+    }
+
+    /// The dataplane's configuration.
+    pub(super) fn config(&self) -> Config {
+        let uplink = &self.plan.uplink;
+        self.settings.dataplane(self.seed, uplink.index, uplink.mtu, self.plan.address)
     }
 
     /// Which program belongs where.
@@ -188,16 +192,5 @@ impl Daemon {
             sysctl::set_forwarding(name, true).with_context(|| format!("switching forwarding of {name} on"))?;
         }
         Ok(())
-    }
-}
-
-fn inside(link: &Link, subnets: &[Cidr], there: &Snapshot) -> Inside {
-    let address = there.address_within(link.index, subnets);
-    Inside {
-        ifindex: link.index,
-        mtu: link.mtu,
-        mac: link.mac.unwrap_or_default(),
-        flags: 0,
-        address: address.map_or(Addr::UNSPECIFIED, Addr::from),
     }
 }

@@ -51,7 +51,7 @@ impl Daemon {
     /// The status.
     pub(super) fn status(&self) -> anyhow::Result<Status> {
         let uplink = &self.plan.uplink;
-        let config = self.settings.dataplane(uplink.index, uplink.mtu, self.plan.address);
+        let config = self.config();
         let hooks = self.hooks.places().map(|(place, program)| Hook {
             interface: self.there.name(place.link),
             program: program.to_owned(),

@@ -1,6 +1,7 @@
 //! The main loop.
 
 use std::net::SocketAddrV4;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -75,7 +76,8 @@ enum Wake {
     Request(Request),
 }
 
-fn every(period: Duration) -> Interval {
+/// Ticks in this period, without making up for ticks that were missed.
+pub(super) fn every(period: Duration) -> Interval {
     let mut interval = interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
@@ -84,13 +86,22 @@ fn every(period: Duration) -> Interval {
 impl Daemon {
     /// Serves until a signal comes.
     pub(crate) async fn serve(&mut self, stop: &mut Stop, watch: &mut Watch, requests: &mut mpsc::Receiver<Request>) {
+        let vigil = Rc::clone(&self.vigil);
+        // Side by side, so that changes are heard of while others are still being followed.
+        tokio::select! {
+            never = vigil.keep(watch) => match never {},
+            () = self.work(stop, requests) => {}
+        }
+    }
+
+    async fn work(&mut self, stop: &mut Stop, requests: &mut mpsc::Receiver<Request>) {
         let (mut greeting, mut collection, mut check) = (every(GREETING), every(COLLECTION), every(CHECK));
         let mut stamping = every(STAMPING);
         self.greet().await;
         loop {
             let wake = tokio::select! {
                 () = stop.requested() => Wake::Stop,
-                () = watch.changed() => Wake::Network,
+                () = self.vigil.interfaces_changed() => Wake::Network,
                 datagram = receive(self.link.as_ref()) => Wake::Datagram(datagram),
                 _ = greeting.tick() => Wake::Greet,
                 _ = collection.tick() => Wake::Collect,

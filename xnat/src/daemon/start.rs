@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::rc::Rc;
 
 use anyhow::Context as _;
 
 use super::Daemon;
+use super::vigil::Vigil;
 use crate::cli::HookChoice;
 use crate::commands::Failure;
 use crate::config::{ConfigError, Settings};
@@ -74,7 +76,7 @@ impl Prepared {
             }
             Err(failure) => return Err(failure),
         };
-        let Loaded { dataplane, earlier, maps, roster } = loaded;
+        let Loaded { dataplane, earlier, maps, seed, vigil, roster } = loaded;
         tell_earlier(&earlier);
         let hooks = Hooks::new(&instance, kind, adopt && earlier == Earlier::Reused);
         let mut daemon = Daemon {
@@ -87,6 +89,8 @@ impl Prepared {
             away: false,
             dataplane,
             maps,
+            seed,
+            vigil: Rc::new(vigil),
             hooks,
             forwards: Forwards::default(),
             failed: BTreeSet::new(),
@@ -119,6 +123,8 @@ struct Loaded {
     dataplane: Dataplane,
     earlier: Earlier,
     maps: Maps,
+    seed: u64,
+    vigil: Vigil,
     roster: Roster,
 }
 
@@ -145,8 +151,10 @@ fn load(settings: &Settings, plan: &Plan) -> Result<(UndoFile, bool, Loaded), Fa
     let (mut dataplane, earlier) = Dataplane::load(instance, settings.max_flows)?;
     let mut maps = Maps::of(&mut dataplane)?;
     let boot = maps.table_id(random()?)?;
+    let seed = maps.seed(random()?)?;
+    let vigil = maps.watch().and_then(Vigil::new).context("mapping the map WATCH into memory")?;
     let roster = Roster::new(&settings.peers, &settings.subnets, plan.address, boot);
-    Ok((undo, adopt, Loaded { dataplane, earlier, maps, roster }))
+    Ok((undo, adopt, Loaded { dataplane, earlier, maps, seed, vigil, roster }))
 }
 
 fn tell_earlier(earlier: &Earlier) {

@@ -1,6 +1,8 @@
 //! The machine's network: what there is, and the few things of it that xnat changes.
 
+pub(crate) mod listener;
 pub(crate) mod namespace;
+pub(crate) mod neighbours;
 pub(crate) mod qdisc;
 pub(crate) mod route;
 pub(crate) mod snapshot;

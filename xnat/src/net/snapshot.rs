@@ -6,7 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
+};
 
 use super::{NetError, Netlink};
 use crate::cidr::Cidr;
@@ -16,6 +19,7 @@ pub(crate) const LOOPBACK: u32 = 1;
 
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "what the kernel tells independently of each other")]
 pub(crate) struct Link {
     /// Its number.
     pub(crate) index: u32,
@@ -29,6 +33,10 @@ pub(crate) struct Link {
     pub(crate) master: Option<u32>,
     /// Whether it is a bridge.
     pub(crate) bridge: bool,
+    /// Whether it is a bridge that keeps VLANs apart.
+    pub(crate) vlan_filtering: bool,
+    /// Whether it is a port through which its bridge forwards.
+    pub(crate) forwards: bool,
     /// Whether it is up.
     pub(crate) up: bool,
 }
@@ -121,6 +129,8 @@ fn read_link(message: LinkMessage) -> Link {
         mac: None,
         master: None,
         bridge: false,
+        vlan_filtering: false,
+        forwards: false,
         up: message.header.flags.contains(LinkFlags::Up),
     };
     for attribute in message.attributes {
@@ -129,11 +139,25 @@ fn read_link(message: LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(master) => link.master = Some(master).filter(|&index| index != 0),
             LinkAttribute::Address(mac) if ethernet => link.mac = mac.try_into().ok(),
-            LinkAttribute::LinkInfo(infos) => link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+            LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| read_kind(&mut link, info)),
             _ => {}
         }
     }
     link
+}
+
+/// What there is to know of an interface of a certain kind.
+fn read_kind(link: &mut Link, info: &LinkInfo) {
+    match info {
+        LinkInfo::Kind(InfoKind::Bridge) => link.bridge = true,
+        LinkInfo::Data(InfoData::Bridge(data)) => {
+            link.vlan_filtering = data.contains(&InfoBridge::VlanFiltering(true));
+        }
+        LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+            link.forwards = data.contains(&InfoBridgePort::State(BridgePortState::Forwarding));
+        }
+        _ => {}
+    }
 }
 
 fn read_address(message: &AddressMessage) -> Option<Address> {

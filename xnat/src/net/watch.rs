@@ -1,51 +1,153 @@
-//! Word from the kernel that interfaces, addresses or our routes have changed.
+//! Word from the kernel that something has changed by which packets find their way.
+//!
+//! There is no look at each change as such: whoever asks looks at everything again, which also covers changes that were
+//! not heard of because there were too many.
 
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
-use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::RouteProtocol;
+use std::io;
 
-use super::NetError;
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NetlinkMessage, Parseable as _,
+};
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::listener::Listener;
+use super::neighbours::{Neighbours, Word};
 use super::route::PROTOCOL;
 
-/// The stream of changes.
+/// What may have changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// The way of a packet to its next hop.
+    pub(crate) hops: bool,
+    /// Interfaces, their addresses, or routes of ours.
+    pub(crate) interfaces: bool,
+}
+
+impl Change {
+    const HOPS: Self = Self { hops: true, interfaces: false };
+    const ALL: Self = Self { hops: true, interfaces: true };
+
+    const fn and(self, other: Self) -> Self {
+        Self { hops: self.hops || other.hops, interfaces: self.interfaces || other.interfaces }
+    }
+}
+
+/// The kernel's word.
+#[derive(Debug)]
 pub(crate) struct Watch {
-    changes: BoxStream<'static, ()>,
+    /// Of interfaces, addresses and neighbours.
+    things: Listener,
+    /// Of routes and rules. There may be very many at once, and of those that are lost nothing needs to be known.
+    routes: Listener,
+    neighbours: Neighbours,
+    /// Whose neighbours are being listed.
+    listing: Option<AddressFamily>,
 }
 
 impl Watch {
     /// Listens from now on.
-    pub(crate) fn open() -> Result<Self, NetError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        tokio::spawn(connection);
-        let changes = messages.filter_map(|(message, _)| std::future::ready(matters(&message).then_some(())));
-        Ok(Self { changes: changes.boxed() })
+    pub(crate) fn open() -> io::Result<Self> {
+        let things = [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_NEIGH];
+        let routes = [libc::RTNLGRP_IPV4_ROUTE, libc::RTNLGRP_IPV4_RULE, libc::RTNLGRP_NEXTHOP];
+        let mut watch = Self {
+            things: Listener::open(&things, 1 << 20)?,
+            routes: Listener::open(&routes, 32 << 10)?,
+            neighbours: Neighbours::default(),
+            listing: None,
+        };
+        watch.list(AddressFamily::Inet)?;
+        Ok(watch)
     }
 
-    /// Waits until something has changed, and takes everything that has been reported by then as one change.
-    ///
-    /// What has changed is not told: the listener looks at everything again, which also covers reports that were lost
-    /// because the kernel's buffer was full.
-    pub(crate) async fn changed(&mut self) {
-        if self.changes.next().await.is_none() {
-            // The connection has ended, which it does only with the process. The periodic look remains.
-            std::future::pending::<()>().await;
+    /// Whether every change is noticed: not before all neighbours have been listed, nor while they are listed again.
+    pub(crate) fn is_complete(&mut self) -> bool {
+        if self.listing.is_none() && !self.neighbours.is_complete() {
+            // The request could not be sent.
+            let _ = self.list(AddressFamily::Inet);
         }
-        while let Some(Some(())) = futures_util::FutureExt::now_or_never(self.changes.next()) {}
+        self.neighbours.is_complete()
+    }
+
+    /// Waits until there is word, and returns what it means. Neighbours matter where `minds` says so of the interface
+    /// beyond which they are. Nothing is lost when the wait is given up.
+    pub(crate) async fn changed(&mut self, minds: impl Fn(u32) -> bool) -> Change {
+        loop {
+            tokio::select! {
+                () = self.things.ready() => {}
+                () = self.routes.ready() => {}
+            }
+            let change = self.hear_of_things(&minds).and(self.hear_of_routes());
+            if change != Change::default() {
+                return change;
+            }
+        }
+    }
+
+    fn hear_of_things(&mut self, minds: &impl Fn(u32) -> bool) -> Change {
+        let Self { things, neighbours, .. } = self;
+        let mut change = Change::default();
+        let mut listed = false;
+        let lost = things.hear(|kind, body| match kind {
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
+                let word = NeighbourMessage::parse(body).ok();
+                let word = word.and_then(|message| Word::read(&message, kind == libc::RTM_DELNEIGH));
+                change.hops |= word.is_some_and(|word| neighbours.take(word) && minds(word.neighbour.link()));
+            }
+            NLMSG_DONE | NLMSG_ERROR => listed = true,
+            _ => change = Change::ALL,
+        });
+        if lost {
+            neighbours.forget();
+            change = Change::ALL;
+        }
+        if listed || lost {
+            change = change.and(self.list_on(listed, lost));
+        }
+        change
+    }
+
+    /// Goes on listing neighbours, from the start if word was lost.
+    fn list_on(&mut self, listed: bool, lost: bool) -> Change {
+        match (self.listing, listed) {
+            // The kernel takes no second request before it is done with the first.
+            (Some(_), false) => self.listing = Some(AddressFamily::Unspec),
+            (Some(AddressFamily::Inet), true) if !lost => _ = self.list(AddressFamily::Bridge),
+            (Some(AddressFamily::Bridge), true) if !lost => {
+                self.listing = None;
+                self.neighbours.complete();
+                return Change::HOPS;
+            }
+            _ => _ = self.list(AddressFamily::Inet),
+        }
+        Change::default()
+    }
+
+    fn list(&mut self, family: AddressFamily) -> io::Result<()> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut body = NeighbourMessage::default();
+        body.header.family = family;
+        let mut message = NetlinkMessage::new(header, RouteNetlinkMessage::GetNeighbour(body).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let asked = self.things.ask(&bytes);
+        self.listing = asked.is_ok().then_some(family);
+        asked
+    }
+
+    fn hear_of_routes(&mut self) -> Change {
+        let mut change = Change::default();
+        let lost = self.routes.hear(|kind, body| {
+            let ours = kind == libc::RTM_DELROUTE && protocol(body) == Some(PROTOCOL);
+            change = change.and(if ours { Change::ALL } else { Change::HOPS });
+        });
+        if lost { change.and(Change::HOPS) } else { change }
     }
 }
 
-fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    match &message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
-            route.header.protocol == RouteProtocol::Other(PROTOCOL)
-        }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(_)) => false,
-        // An overrun: the kernel's buffer was full, and anything may have been lost.
-        NetlinkPayload::InnerMessage(_) | NetlinkPayload::Overrun(_) => true,
-        _ => false,
-    }
+/// Who has made a route: `rtm_protocol` of `struct rtmsg` (kernel `include/uapi/linux/rtnetlink.h`).
+fn protocol(route: &[u8]) -> Option<u8> {
+    route.get(5).copied()
 }

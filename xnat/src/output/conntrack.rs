@@ -48,8 +48,7 @@ fn direction(line: &mut Line, flow: &Flow, direction: Direction) {
     };
     line.text("src=").address(tuple.src).text(" dst=").address(tuple.dst).text(" ");
     layer_4(line, flow.proto, tuple, direction);
-    let at = direction as usize;
-    line.text("packets=").number(flow.packets[at]).text(" bytes=").number(flow.bytes[at]).text(" ");
+    line.text("packets=").number(flow.packets(direction)).text(" bytes=").number(flow.bytes(direction)).text(" ");
 }
 
 fn layer_4(line: &mut Line, protocol: u8, tuple: &Tuple, direction: Direction) {

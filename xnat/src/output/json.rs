@@ -46,8 +46,8 @@ fn direction(line: &mut Line, flow: &Flow, tuple: &Tuple, direction: Direction) 
     } else if flow.proto == proto::ICMP {
         line.text(r#","id":"#).number(identifier(tuple).into());
     }
-    let at = direction as usize;
-    line.text(r#","packets":"#).number(flow.packets[at]).text(r#","bytes":"#).number(flow.bytes[at]).text("}");
+    line.text(r#","packets":"#).number(flow.packets(direction));
+    line.text(r#","bytes":"#).number(flow.bytes(direction)).text("}");
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Flows for tests of everything that prints or chooses flows.
 
 use bytemuck::Zeroable as _;
-use xnat_common::flow::{Flow, Kind, State, Word};
+use xnat_common::flow::{Counts, Flow, Kind, State, Word};
 use xnat_common::packet::proto;
 use xnat_common::{Addr, Port, Ticks, Tuple, tcp};
 
@@ -22,6 +22,10 @@ fn base(protocol: u8, kind: Kind) -> Flow {
     flow
 }
 
+fn counts(packets: [u64; 2], bytes: [u32; 2]) -> [u64; 2] {
+    [0, 1].map(|at| Counts::of_packet(bytes[at]) + (packets[at].wrapping_sub(1)) * Counts::of_packet(0))
+}
+
 /// An established connection to a container behind a peer.
 pub(crate) fn tcp() -> Flow {
     let mut flow = base(proto::TCP, Kind::Peer);
@@ -30,8 +34,7 @@ pub(crate) fn tcp() -> Flow {
     flow.peer = Addr::new(NODE2);
     let bits = State::REPLIED | State::CONFIRMED | State::ASSURED;
     flow.state = State(bits).with_tcp(tcp::State::Established).0;
-    flow.packets = [5, 4];
-    flow.bytes = [400, 300];
+    flow.counts = counts([5, 4], [400, 300]);
     flow
 }
 
@@ -40,8 +43,7 @@ pub(crate) fn udp() -> Flow {
     let mut flow = base(proto::UDP, Kind::Outside);
     flow.original = tuple(N1, 5000, [9, 9, 9, 9], 53);
     flow.reply = tuple([9, 9, 9, 9], 53, NODE1, 5000);
-    flow.packets = [1, 0];
-    flow.bytes = [60, 0];
+    flow.counts = counts([1, 0], [60, 0]);
     flow
 }
 
@@ -52,8 +54,7 @@ pub(crate) fn icmp() -> Flow {
     flow.reply = tuple(N1, 0, NODE2, 77);
     flow.peer = Addr::new(NODE2);
     flow.state = State::REPLIED | State::CONFIRMED | State::ASSURED;
-    flow.packets = [1, 1];
-    flow.bytes = [84, 84];
+    flow.counts = counts([1, 1], [84, 84]);
     flow
 }
 
@@ -62,8 +63,7 @@ pub(crate) fn other() -> Flow {
     let mut flow = base(50, Kind::Outside);
     flow.original = tuple(N1, 0, [9, 9, 9, 9], 0);
     flow.reply = tuple([9, 9, 9, 9], 0, NODE1, 0);
-    flow.packets = [1, 0];
-    flow.bytes = [20, 0];
+    flow.counts = counts([1, 0], [20, 0]);
     flow
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use xnat_common::Tuple;
-use xnat_common::flow::{Flow, Kind};
+use xnat_common::flow::{Direction, Flow, Kind};
 use xnat_common::packet::proto;
 
 use super::line::Line;
@@ -87,8 +87,8 @@ fn append(cell: &mut Line, column: usize, flow: &Flow, expiry: &Expiry) {
         3 => tuple(cell, flow.proto, &flow.original),
         4 => tuple(cell, flow.proto, &flow.reply),
         5 => duration(cell, expiry.seconds(flow)),
-        6 => cell.number(flow.packets[0]).text("/").number(flow.packets[1]),
-        _ => cell.size(flow.bytes[0]).text("/").size(flow.bytes[1]),
+        6 => cell.number(flow.packets(Direction::Original)).text("/").number(flow.packets(Direction::Reply)),
+        _ => cell.size(flow.bytes(Direction::Original)).text("/").size(flow.bytes(Direction::Reply)),
     };
 }
 

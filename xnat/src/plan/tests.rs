@@ -6,7 +6,17 @@ const UPLINK: u32 = 2;
 const BRIDGE: u32 = 3;
 
 fn link(index: u32, name: &str) -> Link {
-    Link { index, name: name.to_owned(), mtu: 1500, mac: Some([2; 6]), master: None, bridge: false, up: true }
+    Link {
+        index,
+        name: name.to_owned(),
+        mtu: 1500,
+        mac: Some([2; 6]),
+        master: None,
+        bridge: false,
+        vlan_filtering: false,
+        forwards: false,
+        up: true,
+    }
 }
 
 fn address(link: u32, ip: [u8; 4]) -> Address {

@@ -1,0 +1,142 @@
+//! The index of the flow table: where the two tuples of each flow lie in the `TUPLES` array.
+//!
+//! A bucket is one cache line, and a tuple may lie in either of two. An entry names the record and carries a part of the
+//! tuple's hash; the tuple itself stands in the record alone. So finding a flow touches two lines of memory: a bucket and
+//! the record.
+//!
+//! Entries come and go by compare-and-swap. Who inserts holds the version of the tuple's first bucket meanwhile: of
+//! several who would insert the same tuple, one does.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::flow::Direction;
+use crate::tuple::FlowKey;
+
+/// Entries of a bucket.
+pub const ENTRIES: usize = 7;
+/// A bucket that holds so many is left alone if the other one holds fewer.
+pub const CROWDED: usize = 5;
+/// Least number of buckets.
+const BUCKETS_MIN: u32 = 64;
+
+/// One bucket of the index.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Zeroable)]
+pub struct Bucket {
+    /// Bits of [`Bucket::LOCKED`] and [`Bucket::SPILLED`], and above them how often a tuple was inserted whose first bucket
+    /// this is.
+    pub version: u64,
+    /// The [`Entry`]s; zero where there is none.
+    pub entries: [u64; ENTRIES],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64, "one cache line");
+
+// SAFETY: repr(C), every field is Pod, and the assertion above shows that there is no padding.
+unsafe impl Pod for Bucket {}
+
+impl Bucket {
+    /// Somebody inserts a tuple whose first bucket this is.
+    pub const LOCKED: u64 = 1;
+    /// Some tuple whose first bucket this is was put into its second one. Stays set.
+    pub const SPILLED: u64 = 2;
+    /// One insertion.
+    pub const STEP: u64 = 4;
+}
+
+/// How many buckets a table of `max_flows` flows has: one a flow at least, for its two tuples. Then about one in ten of
+/// the tuples of a full table lies in its second bucket, and none finds both full (it would take some 10^10 of them).
+#[must_use]
+pub const fn buckets(max_flows: u32) -> u32 {
+    let buckets = if max_flows < BUCKETS_MIN { BUCKETS_MIN } else { max_flows };
+    buckets.next_power_of_two()
+}
+
+/// Where a tuple lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its first bucket.
+    pub first: u32,
+    /// Its second one.
+    pub second: u32,
+    /// What its entry carries of the hash: 31 bits.
+    pub tag: u32,
+}
+
+impl Place {
+    /// The place of the tuple with these [`FlowKey::words`], by the table's `seed`, among `mask` + 1 buckets.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(words: [u64; 2], seed: u64, mask: u32) -> Self {
+        let hash = hash(words, seed);
+        let first = hash as u32 & mask;
+        // Never the same one: there are at least two.
+        let second = first ^ ((hash >> 24) as u32 & mask | 1);
+        Self { first, second, tag: (hash >> 33) as u32 }
+    }
+}
+
+/// A hash of 128 bits that depends on `seed` in a way that whoever does not know that cannot use. Multiplications by odd
+/// numbers and shifts, as in the finalisers of MurmurHash3 and its kin; the numbers are those of splitmix64.
+#[inline(always)]
+const fn hash([a, b]: [u64; 2], seed: u64) -> u64 {
+    let mut hash = (a ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash = (hash ^ hash >> 32 ^ b).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ hash >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ hash >> 32
+}
+
+/// An entry of a bucket: the record's slot in the lower half, above it the direction and the tag.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Entry(pub u64);
+
+impl Entry {
+    /// The entry of a tuple by which packets of `direction` find the flow in `slot`. No entry is zero.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(tag: u32, direction: Direction, slot: u32) -> Self {
+        Self((Self::upper(tag) | direction as u64) << 32 | slot as u64)
+    }
+
+    /// Whether the entry may be of a tuple with this tag, in either direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_tag(self, tag: u32) -> bool {
+        self.0 >> 33 == Self::upper(tag) >> 1
+    }
+
+    /// The record's slot in the `FLOWS` array.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The direction of packets that find the flow by this tuple.
+    #[inline(always)]
+    #[must_use]
+    pub const fn direction(self) -> Direction {
+        if self.0 >> 32 & 1 == 0 { Direction::Original } else { Direction::Reply }
+    }
+
+    /// One tag stands for two, so that no entry is zero.
+    #[inline(always)]
+    const fn upper(tag: u32) -> u64 {
+        let tag = if tag == 0 { 1 } else { tag };
+        (tag as u64) << 1
+    }
+}
+
+impl FlowKey {
+    /// The key as two words, as the hash takes it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        let tuple = &self.tuple;
+        [
+            tuple.src.0 as u64 | (tuple.dst.0 as u64) << 32,
+            tuple.sport.0 as u64 | (tuple.dport.0 as u64) << 16 | (self.proto as u64) << 32 | (self.side as u64) << 40,
+        ]
+    }
+}

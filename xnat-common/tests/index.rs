@@ -1,0 +1,98 @@
+//! The index of the flow table: where tuples lie, and that a full table has room for all of its own.
+
+use proptest::prelude::*;
+use xnat_common::index::{Bucket, CROWDED, ENTRIES, Entry, Place, buckets};
+use xnat_common::{Addr, Direction, FlowKey, Port, Side, Tuple};
+
+fn key(src: u32, dst: u32, sport: u16, dport: u16, side: Side) -> FlowKey {
+    FlowKey::new(Tuple { src: Addr(src), dst: Addr(dst), sport: Port(sport), dport: Port(dport) }, 17, side)
+}
+
+/// Inserts as the dataplane does; whether it went into the second bucket, or none if both are full.
+fn insert(table: &mut [Bucket], place: Place, entry: Entry) -> Option<bool> {
+    let used = |bucket: &Bucket| bucket.entries.iter().filter(|&&entry| entry != 0).count();
+    let [first, second] = [place.first as usize, place.second as usize];
+    let in_first = used(&table[first]);
+    let spills = in_first >= CROWDED && used(&table[second]) < in_first;
+    let order = if spills { [second, first] } else { [first, second] };
+    for bucket in order {
+        if let Some(free) = table[bucket].entries.iter_mut().find(|entry| **entry == 0) {
+            *free = entry.0;
+            return Some(bucket == second);
+        }
+    }
+    None
+}
+
+/// Both tuples of flows of one container to one server, port by port: as alike as tuples can be.
+fn alike(number: u32) -> [FlowKey; 2] {
+    let (client, port) = (0x0b6e_a8c0 + (number >> 16 << 24), number as u16);
+    [
+        key(client, 0x0909_0909, port.to_be(), 0x5000, Side::Inside),
+        key(0x0909_0909, 0x0400_1dac, 0x5000, port.to_be(), Side::Wire),
+    ]
+}
+
+#[test]
+fn a_full_table_has_room_for_all_tuples() {
+    for (flows, seed) in [(64, 1), (1000, 2), (4096, 3), (65_536, 4), (262_144, 0x1234_5678_9abc_def0)] {
+        let mut table = vec![Bucket::default(); buckets(flows) as usize];
+        let mut spilled = 0;
+        for number in 0..flows {
+            for (direction, key) in [Direction::Original, Direction::Reply].into_iter().zip(alike(number)) {
+                let place = Place::of(key.words(), seed, buckets(flows) - 1);
+                let entry = Entry::new(place.tag, direction, number);
+                let second = insert(&mut table, place, entry);
+                spilled += u32::from(second.unwrap_or_else(|| panic!("no room for {key:?} of {flows} flows")));
+            }
+        }
+        assert!(spilled * 10 < 2 * flows, "{spilled} of {} tuples lie in their second buckets", 2 * flows);
+    }
+}
+
+#[test]
+fn another_seed_puts_tuples_elsewhere() {
+    let mask = buckets(262_144) - 1;
+    let place = |seed| Place::of(alike(7)[0].words(), seed, mask);
+    assert_ne!(place(1), place(2));
+    // Tuples that lie together by one seed do not by another.
+    let together: Vec<FlowKey> =
+        (0..1 << 20).map(|number| alike(number)[0]).filter(|key| Place::of(key.words(), 1, 63).first == 0).collect();
+    assert!(together.len() > 10_000);
+    let there = together.iter().filter(|key| Place::of(key.words(), 2, 63).first == 0).count();
+    assert!((there as f64 / together.len() as f64 - 1.0 / 64.0).abs() < 0.005, "{there} of {}", together.len());
+}
+
+#[test]
+fn the_number_of_buckets() {
+    assert_eq!([1, 64, 65, 262_144, 262_145, 1 << 20].map(buckets), [64, 64, 128, 262_144, 524_288, 1 << 20]);
+}
+
+proptest! {
+    #[test]
+    fn an_entry_tells_what_it_was_made_of(tag in 0_u32..1 << 31, slot: u32, reply: bool, other in 0_u32..1 << 31) {
+        let direction = if reply { Direction::Reply } else { Direction::Original };
+        let entry = Entry::new(tag, direction, slot);
+        prop_assert_ne!(entry, Entry::default());
+        prop_assert_eq!((entry.slot(), entry.direction()), (slot, direction));
+        prop_assert!(entry.has_tag(tag));
+        prop_assert_eq!(entry.has_tag(other), tag.max(1) == other.max(1));
+    }
+
+    #[test]
+    fn the_two_buckets_are_two(a: u64, b: u64, seed: u64, shift in 6_u32..24) {
+        let mask = (1 << shift) - 1;
+        let place = Place::of([a, b], seed, mask);
+        prop_assert!(place.first != place.second && place.first <= mask && place.second <= mask);
+        prop_assert!(place.tag < 1 << 31);
+    }
+
+    #[test]
+    fn a_key_is_all_in_its_words(src: u32, dst: u32, sport: u16, dport: u16, at in 0_usize..14, bit in 0_u32..8) {
+        let one = key(src, dst, sport, dport, Side::Inside);
+        let mut bytes = bytemuck::bytes_of(&one).to_vec();
+        bytes[at] ^= 1 << bit;
+        let other: FlowKey = *bytemuck::from_bytes(&bytes);
+        prop_assert_ne!(one.words(), other.words());
+    }
+}

@@ -1,0 +1,285 @@
+//! The express lane: packets of established flows with nothing about them that wants a closer look.
+//!
+//! A packet takes it if all is plain: an IPv4 header without options, no fragment, a TCP segment in the middle of a
+//! connection or a UDP datagram, a flow that is settled, a next hop that is remembered. Then one look-up, one pass over the
+//! headers and a redirect are all. Nothing has been changed when a packet leaves the lane for the long way.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_csum_update;
+use xnat_common::checksum::{self, sum32};
+use xnat_common::config::Config;
+use xnat_common::counter::Counter;
+use xnat_common::hop::Watch;
+use xnat_common::packet::{ethernet, ipv4, proto, tcp_header, udp_header};
+use xnat_common::tcp::flags;
+use xnat_common::translate::Translation;
+use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
+
+use crate::hop::{self, Mac};
+use crate::lookup::{self, Found};
+use crate::maps::{self, WATCH};
+use crate::parse::IP;
+use crate::skb::{MARK_DONE, Skb};
+use crate::verdict::{Step, Verdict};
+use crate::{account, forward, identification};
+
+/// The packet goes the long way.
+const LONG_WAY: u64 = u64::MAX;
+/// Where the transport header begins.
+const TRANSPORT: usize = IP + ipv4::LEN;
+/// Version 4, and a header of 20 octets.
+const PLAIN: u8 = 0x45;
+
+/// From a container, at a port of the bridge or a plain interface.
+#[inline(always)]
+pub fn from_inside(skb: Skb) -> Option<Verdict> {
+    verdict(xnat_express_out(skb.raw()))
+}
+
+/// From the wire.
+#[inline(always)]
+pub fn from_wire(skb: Skb) -> Option<Verdict> {
+    verdict(xnat_express_in(skb.raw()))
+}
+
+#[inline(always)]
+fn verdict(answer: u64) -> Option<Verdict> {
+    (answer != LONG_WAY).then_some(Verdict::from_bits(answer))
+}
+
+/// Global functions, which the verifier checks once by themselves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_express_out(skb: *mut __sk_buff) -> u64 {
+    lane::<true>(Skb::from_raw(skb)).map_or(LONG_WAY, Verdict::to_bits)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_express_in(skb: *mut __sk_buff) -> u64 {
+    lane::<false>(Skb::from_raw(skb)).map_or(LONG_WAY, Verdict::to_bits)
+}
+
+#[inline(always)]
+fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
+    let config = maps::config()?;
+    if config.flags & (Config::KERNEL_PATH | Config::SLOW_PATH) != 0 {
+        return None;
+    }
+    let plain = Plain::read(skb)?;
+    let side = if OUT { Side::Inside } else { Side::Wire };
+    let found = lookup::find(&FlowKey::new(plain.tuple, plain.proto, side))?;
+    if !found.flow().is_steady(found.direction(), side) {
+        return None;
+    }
+    let (watch, now) = (WATCH.get(0)?, maps::now());
+    if OUT {
+        is_at_its_place(skb, &plain, &found, watch, now)?;
+    }
+    if !is_alive(config, &found, now) || plain.proto == proto::TCP && !is_plausible(skb, &plain, &found) {
+        return None;
+    }
+    let way = hop::remembered(hop::name(&found, found.direction()), watch, now)?;
+    if plain.wire_len(skb) > way.mtu {
+        return None;
+    }
+    account::count(&found, plain.total_len.into());
+    if let Err(drop) = rewrite::<OUT>(skb, &plain, &found) {
+        return Some(drop);
+    }
+    if way.asks(now) {
+        return Some(if OUT { forward::to_uplink(skb, config) } else { forward::to_inside(skb, found.flow().inside) });
+    }
+    if OUT {
+        skb.set_mark(MARK_DONE);
+    }
+    way.go(skb)
+}
+
+/// Whether a container's packet comes from where answers to it go, and is for this host's MAC address there.
+#[inline(always)]
+fn is_at_its_place(skb: Skb, plain: &Plain, found: &Found, watch: &Watch, now: Ticks) -> Option<()> {
+    let back = hop::remembered(hop::name(found, found.direction().opposite()), watch, now)?;
+    (back.ifindex == skb.ifindex() && back.src == plain.mac).then_some(())
+}
+
+/// Whether the flow lives; stamps it.
+#[inline(always)]
+fn is_alive(config: &Config, found: &Found, now: Ticks) -> bool {
+    let word = found.word();
+    if word.last_seen() == now {
+        return word.generation() == found.reference.generation();
+    }
+    // Perhaps it has expired, and the collector has not come by yet.
+    now.since(word.last_seen()).0 < config.least_idle && found.refresh(now)
+}
+
+/// Whether a TCP segment is one of its connection; takes over what it says of the windows.
+#[inline(always)]
+fn is_plausible(skb: Skb, plain: &Plain, found: &Found) -> bool {
+    let lengths = u32::from(plain.total_len) << 16 | (ipv4::LEN as u32) << 8;
+    account::is_plausible(account::xnat_judge(skb.raw(), found.reference.to_bits(), lengths))
+}
+
+/// What matters of a plain packet before it is changed.
+struct Plain {
+    tuple: Tuple,
+    /// The frame's destination.
+    mac: Mac,
+    /// From the IP header on.
+    total_len: u16,
+    proto: u8,
+    /// Length of the transport header.
+    header: u8,
+}
+
+impl Plain {
+    #[inline(always)]
+    fn read(skb: Skb) -> Option<Self> {
+        if skb.has_vlan() {
+            return None;
+        }
+        let frame = skb.at::<Frame>(0)?.cast::<u8>();
+        // SAFETY: so many bytes are in bounds; x86 and arm64 load what lies across.
+        let (plain, fragment, ttl) = unsafe {
+            let ip = frame.add(IP);
+            if frame.add(ethernet::TYPE).cast::<u16>().read() != ethernet::IPV4.to_be() || *ip != PLAIN {
+                return None;
+            }
+            let plain = Self {
+                tuple: tuple(skb).ok()?,
+                mac: Mac::read(frame),
+                total_len: u16::from_be(ip.add(ipv4::TOTAL_LEN).cast::<u16>().read()),
+                proto: *ip.add(ipv4::PROTO),
+                header: udp_header::LEN as u8,
+            };
+            (plain, ip.add(ipv4::FRAGMENT).cast::<u16>().read(), *ip.add(ipv4::TTL))
+        };
+        let whole = fragment & !ipv4::DF.to_be() == 0;
+        if !whole || ttl <= 1 || IP as u32 + u32::from(plain.total_len) > skb.len() {
+            return None;
+        }
+        match plain.proto {
+            proto::UDP => (usize::from(plain.total_len) >= ipv4::LEN + udp_header::LEN).then_some(plain),
+            proto::TCP => plain.tcp(skb),
+            _ => None,
+        }
+    }
+
+    /// The same of a TCP segment that neither opens nor ends anything.
+    #[inline(always)]
+    fn tcp(self, skb: Skb) -> Option<Self> {
+        const MEANT: u8 = flags::SYN | flags::FIN | flags::RST | flags::ACK;
+        let tcp = skb.at::<[u8; tcp_header::LEN]>(TRANSPORT)?.cast::<u8>();
+        // SAFETY: the whole header is in bounds.
+        let (offset, flags) = unsafe { (*tcp.add(tcp_header::DATA_OFFSET), *tcp.add(tcp_header::FLAGS)) };
+        let header = (offset >> 4) << 2;
+        let fits = usize::from(header) >= tcp_header::LEN && ipv4::LEN as u16 + u16::from(header) <= self.total_len;
+        (fits && flags & MEANT == flags::ACK).then_some(Self { header, ..self })
+    }
+
+    /// The length of the longest IP packet that will leave.
+    #[inline(always)]
+    fn wire_len(&self, skb: Skb) -> u32 {
+        match skb.gso_size() {
+            0 => self.total_len.into(),
+            segment => ipv4::LEN as u32 + u32::from(self.header) + segment,
+        }
+    }
+}
+
+/// Gives the packet the other tuple of its flow, the next TTL, and an identification of its own if it may be fragmented.
+#[inline(always)]
+fn rewrite<const OUT: bool>(skb: Skb, plain: &Plain, found: &Found) -> Step<()> {
+    let to = found.flow().translated(found.direction());
+    let translation = Translation::new(tuple(skb)?, to);
+    transport_checksum(skb, plain.proto == proto::UDP, &translation)?;
+    let frame: *mut Frame = skb.at(0).ok_or(FAILED)?;
+    // SAFETY: so many bytes are in bounds; so below.
+    unsafe {
+        let ip = frame.cast::<u8>().add(IP);
+        let mut delta = translation.addresses;
+        let hops = ip.add(ipv4::TTL).cast::<u16>();
+        let old = hops.read();
+        *ip.add(ipv4::TTL) = (*ip.add(ipv4::TTL)).wrapping_sub(1);
+        delta += checksum::delta16(old, hops.read());
+        if OUT && ip.add(ipv4::FRAGMENT).cast::<u16>().read() & ipv4::DF.to_be() == 0 {
+            let field = ip.add(ipv4::ID).cast::<u16>();
+            let id = identification::random();
+            delta += checksum::delta16(field.read(), id);
+            field.write(id);
+        }
+        let field = ip.add(ipv4::CHECKSUM).cast::<u16>();
+        field.write(checksum::update(field.read(), delta));
+        ip.add(ipv4::SRC).cast::<u32>().write_unaligned(to.src.0);
+        ip.add(ipv4::DST).cast::<u32>().write_unaligned(to.dst.0);
+        let ports = ip.add(ipv4::LEN).cast::<u16>();
+        ports.write(to.sport.0);
+        ports.add(1).write(to.dport.0);
+    }
+    Ok(())
+}
+
+/// The frame's headers up to UDP's.
+type Frame = [u8; TRANSPORT + udp_header::LEN];
+
+/// The tuple of a plain packet.
+#[inline(always)]
+fn tuple(skb: Skb) -> Step<Tuple> {
+    let frame: *const Frame = skb.at(0).ok_or(FAILED)?;
+    // SAFETY: as above.
+    unsafe {
+        let ip = frame.cast::<u8>().add(IP);
+        let ports = ip.add(ipv4::LEN).cast::<u16>();
+        Ok(Tuple {
+            src: Addr(ip.add(ipv4::SRC).cast::<u32>().read_unaligned()),
+            dst: Addr(ip.add(ipv4::DST).cast::<u32>().read_unaligned()),
+            sport: Port(ports.read()),
+            dport: Port(ports.add(1).read()),
+        })
+    }
+}
+
+/// Changes the transport checksum where it stands, unless the field may be one that the device completes: only the
+/// helper knows that for certain.
+#[inline(always)]
+fn transport_checksum(skb: Skb, udp: bool, translation: &Translation) -> Step<()> {
+    let at = TRANSPORT + if udp { udp_header::CHECKSUM } else { tcp_header::CHECKSUM };
+    let field: *mut u16 = skb.at(at).ok_or(FAILED)?;
+    // SAFETY: `at` has checked the bounds.
+    let old = unsafe { field.read() };
+    if skb.gso_size() != 0 || old == pseudo_header(skb)? {
+        skb.change_checksum(at, translation.addresses, true, udp)?;
+        return skb.change_checksum(at, translation.ports, false, udp);
+    }
+    if udp && old == 0 {
+        return Ok(());
+    }
+    let sum = checksum::update(old, translation.addresses + translation.ports);
+    // SAFETY: as above.
+    unsafe { field.write(if udp && sum == 0 { NONE_IS_ZERO } else { sum }) };
+    // The network card's sum over the packet (`CHECKSUM_COMPLETE`), if it has made one: the pseudo-header is not in it.
+    // SAFETY: the context is valid; without such a sum the helper does nothing.
+    unsafe { bpf_csum_update(skb.raw(), u32::from(!checksum::fold(translation.addresses))) };
+    Ok(())
+}
+
+/// The sum over the pseudo-header, which is what a checksum field holds that the device is to complete
+/// (`CHECKSUM_PARTIAL`).
+#[inline(always)]
+fn pseudo_header(skb: Skb) -> Step<u16> {
+    let frame: *const Frame = skb.at(0).ok_or(FAILED)?;
+    // SAFETY: as above.
+    unsafe {
+        let ip = frame.cast::<u8>().add(IP);
+        let len = u16::from_be(ip.add(ipv4::TOTAL_LEN).cast::<u16>().read()).wrapping_sub(ipv4::LEN as u16);
+        let ends = sum32(ip.add(ipv4::SRC).cast::<u32>().read_unaligned())
+            + sum32(ip.add(ipv4::DST).cast::<u32>().read_unaligned());
+        let protocol = u16::from(*ip.add(ipv4::PROTO)).to_be();
+        Ok(checksum::fold(ends + u32::from(protocol) + u32::from(len.to_be())))
+    }
+}
+
+/// What a UDP checksum of zero is written as, because zero stands for none (RFC 768).
+const NONE_IS_ZERO: u16 = 0xffff;
+const FAILED: Verdict = Verdict::drop(Counter::RewriteFailed);

@@ -1,0 +1,281 @@
+//! The index of the flow table: finding a tuple's entry, inserting one where there is none, taking one away.
+//!
+//! What lies where is said in `xnat_common::index`.
+
+use core::arch::asm;
+
+use xnat_common::flow::Word;
+use xnat_common::index::{Bucket, CROWDED, ENTRIES, Entry, Place};
+use xnat_common::{Flow, FlowKey, FlowRef, Port};
+
+use crate::maps::{FLOWS, TUPLES};
+use crate::{atomic, maps};
+
+/// No flow.
+pub const NOTHING: u64 = u64::MAX;
+/// How often an insertion begins anew because another processor inserts into the same bucket.
+const ATTEMPTS: u32 = 8;
+/// The tuple's first bucket is locked.
+const LOCKED: u32 = 0;
+/// The tuple has an entry.
+const TAKEN: u32 = 1;
+/// Another processor inserts into the bucket, or has just done so.
+const BUSY: u32 = 2;
+
+/// The live flow that packets with `key` belong to.
+#[inline(always)]
+pub fn find(key: &FlowKey) -> Option<FlowRef> {
+    let [a, b] = key.words();
+    let reference = xnat_find(a, b);
+    (reference != NOTHING).then_some(FlowRef::from_bits(reference))
+}
+
+/// As [`find`], for a key's words: a reference or [`NOTHING`].
+///
+/// A global function, which the verifier checks once by itself; so are the others.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xnat_find(a: u64, b: u64) -> u64 {
+    let Some((place, buckets)) = look(a, b) else {
+        return NOTHING;
+    };
+    let found = scan(buckets.first, place.tag, a, b);
+    if found != NOTHING || version(buckets.first) & Bucket::SPILLED == 0 {
+        return found;
+    }
+    scan(buckets.second, place.tag, a, b)
+}
+
+/// Whether a tuple has an entry, be its flow about to end or to begin.
+#[inline(always)]
+pub fn is_taken(key: &FlowKey) -> bool {
+    let [a, b] = key.words();
+    look(a, b).is_some_and(|(place, buckets)| is_there(&buckets, place.tag, a, b))
+}
+
+/// Inserts the entry by which packets with `key` find the flow; false if the tuple has one already.
+#[inline(always)]
+pub fn insert(key: &FlowKey, reference: FlowRef) -> bool {
+    insert_words(key.words(), reference, NO_PORT)
+}
+
+/// As [`insert`], for the reply tuple of a flow that gets another port with it: who looks for the tuple finds it in the
+/// record as soon as it has an entry.
+#[inline(always)]
+pub fn insert_port(key: &FlowKey, reference: FlowRef, port: Port) -> bool {
+    insert_words(key.words(), reference, port.0.into())
+}
+
+/// The record keeps its port.
+const NO_PORT: u32 = u32::MAX;
+
+#[inline(always)]
+fn insert_words([a, b]: [u64; 2], reference: FlowRef, port: u32) -> bool {
+    for _ in 0..ATTEMPTS {
+        match xnat_lock(a, b) {
+            LOCKED => return xnat_put(a, b, reference.to_bits(), port) != 0,
+            TAKEN => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Locks a tuple's first bucket, unless the tuple has an entry. Returns [`LOCKED`], [`TAKEN`], or something else if another
+/// processor was faster.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_lock(a: u64, b: u64) -> u32 {
+    let Some((place, buckets)) = look(a, b) else {
+        return TAKEN;
+    };
+    let before = version(buckets.first);
+    if before & Bucket::LOCKED != 0 {
+        return BUSY;
+    }
+    if is_there(&buckets, place.tag, a, b) {
+        return TAKEN;
+    }
+    // Whoever has inserted a tuple with this first bucket since the look has changed the version.
+    // SAFETY: a field of a map value.
+    let locked =
+        unsafe { atomic::compare_and_swap(&raw mut (*buckets.first).version, before, before | Bucket::LOCKED) };
+    if locked { LOCKED } else { BUSY }
+}
+
+/// Puts an entry where the tuple belongs, whose first bucket is locked, and unlocks that. Zero if there is no room, or if
+/// the flow has ended.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_put(a: u64, b: u64, reference: u64, port: u32) -> u32 {
+    let reference = FlowRef::from_bits(reference);
+    let Some((place, buckets)) = look(a, b) else {
+        return 0;
+    };
+    let entry = Entry::new(place.tag, reference.direction(), reference.index());
+    let mut placed = false;
+    if let Some(flow) = FLOWS.get_ptr_mut(reference.index())
+        && !has_ended(flow, reference)
+    {
+        placed = put(&buckets, entry);
+        if placed && port != NO_PORT {
+            // SAFETY: one aligned store of two bytes; nobody can read a half of it.
+            unsafe { (&raw mut (*flow).reply.dport).write_volatile(Port(port as u16)) };
+        }
+    }
+    // SAFETY: a field of a map value. An atomic operation: it orders what comes before it for other processors.
+    unsafe { atomic::add(&raw mut (*buckets.first).version, Bucket::STEP - Bucket::LOCKED) };
+    placed.into()
+}
+
+/// Takes the entry away by which packets with `key` find the flow.
+#[inline(always)]
+pub fn remove(key: &FlowKey, reference: FlowRef) {
+    let [a, b] = key.words();
+    xnat_remove(a, b, reference.to_bits());
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_remove(a: u64, b: u64, reference: u64) -> u32 {
+    let reference = FlowRef::from_bits(reference);
+    let Some((place, buckets)) = look(a, b) else {
+        return 0;
+    };
+    let entry = Entry::new(place.tag, reference.direction(), reference.index());
+    u32::from(replace(buckets.first, entry, Entry::default()) || replace(buckets.second, entry, Entry::default()))
+}
+
+/// The two buckets of a tuple.
+struct Buckets {
+    first: *mut Bucket,
+    second: *mut Bucket,
+}
+
+#[inline(always)]
+fn look(a: u64, b: u64) -> Option<(Place, Buckets)> {
+    let config = maps::config()?;
+    let place = Place::of([a, b], config.seed, config.bucket_mask);
+    let buckets = Buckets { first: TUPLES.get_ptr_mut(place.first)?, second: TUPLES.get_ptr_mut(place.second)? };
+    Some((place, buckets))
+}
+
+/// Whether the flow has ended since it was looked for.
+#[inline(always)]
+fn has_ended(flow: *mut Flow, reference: FlowRef) -> bool {
+    // SAFETY: a map value.
+    Word(unsafe { (&raw const (*flow).word).read_volatile() }).generation() != reference.generation()
+}
+
+#[inline(always)]
+fn version(bucket: *mut Bucket) -> u64 {
+    // SAFETY: a map value.
+    unsafe { (&raw const (*bucket).version).read_volatile() }
+}
+
+#[inline(always)]
+fn read(bucket: *mut Bucket, at: usize) -> Entry {
+    // SAFETY: a map value; the callers count to ENTRIES.
+    Entry(unsafe { (&raw const (*bucket).entries).cast::<u64>().add(at).read_volatile() })
+}
+
+#[inline(always)]
+fn swap(bucket: *mut Bucket, at: usize, old: Entry, new: Entry) -> bool {
+    // SAFETY: as in read.
+    unsafe { atomic::compare_and_swap((&raw mut (*bucket).entries).cast::<u64>().add(at), old.0, new.0) }
+}
+
+/// The live flow that an entry of the bucket leads to, and whose tuple is this one.
+#[inline(always)]
+fn scan(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> u64 {
+    for at in 0..ENTRIES {
+        let entry = read(bucket, at);
+        if entry.has_tag(tag)
+            && let Some(flow) = flow_of(entry, a, b)
+        {
+            // SAFETY: a map value.
+            let word = Word(unsafe { (&raw const (*flow).word).read_volatile() });
+            if word.is_live() {
+                return FlowRef::new(entry.slot(), word.generation(), entry.direction()).to_bits();
+            }
+        }
+    }
+    NOTHING
+}
+
+/// Whether either bucket has an entry of this tuple.
+#[inline(always)]
+fn is_there(buckets: &Buckets, tag: u32, a: u64, b: u64) -> bool {
+    let (mut at, mut bucket) = (0, buckets.first);
+    while at < 2 * ENTRIES {
+        if at == ENTRIES {
+            bucket = buckets.second;
+        }
+        let entry = read(bucket, if at < ENTRIES { at } else { at - ENTRIES });
+        if entry.has_tag(tag) && flow_of(entry, a, b).is_some() {
+            return true;
+        }
+        at = next(at);
+    }
+    false
+}
+
+/// The number after `at`, without the compiler's knowing: it would unroll the loop, and the stack is short.
+#[inline(always)]
+fn next(mut at: usize) -> usize {
+    // SAFETY: nothing but the number changes.
+    unsafe { asm!("{0} += 1", inout(reg) at) };
+    at
+}
+
+/// The record of an entry, if it has this tuple.
+#[inline(always)]
+fn flow_of(entry: Entry, a: u64, b: u64) -> Option<*mut Flow> {
+    let flow = FLOWS.get_ptr_mut(entry.slot())?;
+    // SAFETY: a map value. Of a record that is being filled anew no entry leads here any more.
+    let key = unsafe { (*flow).key(entry.direction()) };
+    let [c, d] = key.words();
+    (a == c && b == d).then_some(flow)
+}
+
+/// Puts an entry into a tuple's first bucket, or into the second if the first is crowded; false if there is no room.
+#[inline(always)]
+fn put(buckets: &Buckets, entry: Entry) -> bool {
+    let used = used(buckets.first);
+    let spills = used >= CROWDED && self::used(buckets.second) < used;
+    if !spills && put_into(buckets.first, entry) {
+        return true;
+    }
+    // Before the entry is there: who looks for it looks into the first bucket first.
+    // SAFETY: a field of a map value, whose lock is held.
+    unsafe { atomic::fetch_or(&raw mut (*buckets.first).version, Bucket::SPILLED) };
+    put_into(buckets.second, entry) || spills && put_into(buckets.first, entry)
+}
+
+#[inline(always)]
+fn used(bucket: *mut Bucket) -> usize {
+    let (mut at, mut used) = (0, 0);
+    while at < ENTRIES {
+        used += usize::from(read(bucket, at) != Entry::default());
+        at = next(at);
+    }
+    used
+}
+
+#[inline(always)]
+fn put_into(bucket: *mut Bucket, entry: Entry) -> bool {
+    replace(bucket, Entry::default(), entry)
+}
+
+/// Puts `new` in the place of `old`, if the bucket has that.
+#[inline(always)]
+fn replace(bucket: *mut Bucket, old: Entry, new: Entry) -> bool {
+    let mut at = 0;
+    while at < ENTRIES {
+        if read(bucket, at) == old && swap(bucket, at, old, new) {
+            return true;
+        }
+        at = next(at);
+    }
+    false
+}
