@@ -17,6 +17,7 @@ use crate::candidate::{Candidate, Setup, Terms};
 use crate::frame::Packet;
 use crate::kernel::Kernel;
 use crate::layout::Job;
+use crate::number::thousands;
 use crate::plan::Plan;
 use crate::processor;
 use crate::progress::Progress;
@@ -54,10 +55,11 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     report(measured, "quiet", "without collection", &quiet);
     progress.done(QUIET.as_secs());
 
-    progress.doing(format!("collecting {} flows", plan.many))?;
+    let many = thousands(plan.many);
+    progress.doing(format!("collecting {many} flows"))?;
     let send = Send { flows: plan.many, packets: plan.many, ..Send::default() };
     if let Err(error) = send.run(kernel, &setup) {
-        measured.failures.push(format!("collecting: opening {} flows: {error}", plan.many));
+        measured.failures.push(format!("collecting: opening {many} flows: {error}"));
         return Ok(());
     }
     let before = processor::used_by(xnat.id());
@@ -79,8 +81,8 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
         measured.failures.push(format!("collecting: {left} flows are left {GONE:?} after their idle time"));
         return Ok(());
     }
-    report(measured, "collecting", &format!("while {} flows are collected", plan.many), &busy);
-    let title = format!("collecting {} idle flows: processor time of the daemon", plan.many);
+    report(measured, "collecting", &format!("while {many} flows are collected"), &busy);
+    let title = format!("collecting {many} idle flows: processor time of the daemon");
     measured.note("collecting/processor", &title, "ms", used * 1e3);
     Ok(())
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::candidate::{Candidate, Setup};
 use crate::kernel::Kernel;
+use crate::number::thousands;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::sample::{Measured, Scenario};
@@ -53,7 +54,7 @@ pub fn measure(
             opened = flows;
             for direction in Direction::BOTH {
                 let id = format!("established/{}/{}/{flows}", protocol.name(), direction.name());
-                let title = format!("{} {}, {flows} flows", protocol.title(), direction.title());
+                let title = format!("{} {}, {}", protocol.title(), direction.title(), count(flows));
                 let runs = Runs { plan, protocol, direction, flows, broken: &broken };
                 measured.scenarios.push(runs.measure(id, title, kernel, setups, progress)?);
             }
@@ -61,7 +62,7 @@ pub fn measure(
                 set_bridge_netfilter(setups, "0");
                 for direction in Direction::BOTH {
                     let id = format!("without-bridge-netfilter/{}", direction.name());
-                    let title = format!("{} {}, {flows} flows", protocol.title(), direction.title());
+                    let title = format!("{} {}, {}", protocol.title(), direction.title(), count(flows));
                     let runs = Runs { plan, protocol, direction, flows, broken: &broken };
                     measured.scenarios.push(runs.measure(id, title, kernel, setups, progress)?);
                 }
@@ -79,6 +80,11 @@ fn set_bridge_netfilter(setups: &[Setup], value: &str) {
     for setup in setups {
         setup.rig.host.set_sysctl("net/bridge/bridge-nf-call-iptables", value);
     }
+}
+
+/// As in titles.
+fn count(flows: u32) -> String {
+    if flows == 1 { "1 flow".to_owned() } else { format!("{} flows", thousands(flows)) }
 }
 
 /// Rounds of one scenario.

@@ -17,6 +17,7 @@ mod kernel;
 mod layout;
 mod machine;
 mod memory;
+mod number;
 mod opening;
 mod plan;
 mod plots;

@@ -11,6 +11,7 @@ use xnat_tests::xnat::Instance;
 
 use crate::candidate::{Candidate, Setup, Terms};
 use crate::kernel::Kernel;
+use crate::number::thousands;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::sample::{Measured, Summary};
@@ -34,8 +35,9 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     };
     progress.done(5);
 
+    let many = thousands(plan.many);
     for (candidate, name) in [(Candidate::Xnat, "xnat"), (Candidate::IptablesNft, "conntrack")] {
-        progress.doing(format!("memory of {} flows: {name}", plan.many))?;
+        progress.doing(format!("memory of {many} flows: {name}"))?;
         let before = kernel_memory()?;
         let setup = Setup::new(candidate, Terms::of(plan.many));
         setup.rig.equip(kernel);
@@ -45,11 +47,11 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
         }
         let taken = kernel_memory()?.saturating_sub(before);
         progress.done(u64::from(plan.many) / 50_000);
-        let title = format!("{name}: kernel memory in use with {} flows more than before, a flow", plan.many);
+        let title = format!("{name}: kernel memory in use with {many} flows more than before, a flow");
         measured.note(&format!("memory/{name}/in-use"), &title, "bytes", each(taken));
         if candidate == Candidate::Xnat {
             let all = map_bytes(setup.xnat())?;
-            let title = format!("xnat: all maps with {} flows, a flow", plan.many);
+            let title = format!("xnat: all maps with {many} flows, a flow");
             measured.note("memory/xnat/maps", &title, "bytes", each(all));
             let title = "xnat: maps beyond what they take for 64 flows, a flow";
             measured.note("memory/xnat/growth", title, "bytes", each(all.saturating_sub(fixed)));
@@ -57,7 +59,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
         }
         let mut times = Vec::new();
         for _ in 0..REPETITIONS {
-            progress.doing(format!("dump of {} flows: {name}", plan.many))?;
+            progress.doing(format!("dump of {many} flows: {name}"))?;
             let mut command = match candidate {
                 Candidate::Xnat => setup.xnat().command("conntrack dump -o json"),
                 _ => conntrack_list(&setup),
@@ -67,7 +69,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
         }
         let Some(times) = Summary::of(&times) else { continue };
         let command = if candidate == Candidate::Xnat { "xnat conntrack dump -o json" } else { "conntrack -L" };
-        let title = format!("`{command}` of {} flows, to /dev/null", plan.many);
+        let title = format!("`{command}` of {many} flows, to /dev/null");
         measured.note(&format!("dump/{name}"), &title, "s", times.median);
     }
     Ok(())

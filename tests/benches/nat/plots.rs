@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 use crate::candidate::Candidate;
+use crate::number::{short, thousands};
 use crate::sample::{Measured, Scenario};
 use crate::traffic::{Direction, Protocol};
 
@@ -101,7 +102,7 @@ fn lines(area: &Area<'_>, title: &str, scenarios: &[(u32, Scenario)]) -> Result<
         .map_err(|error| fail(error.to_string()))?;
     let name = |place: &f64| {
         let nearest = scenarios.get(place.round().max(0.0) as usize);
-        nearest.filter(|_| (place - place.round()).abs() < 1e-6).map_or(String::new(), |(flows, _)| flows.to_string())
+        nearest.filter(|_| (place - place.round()).abs() < 1e-6).map_or(String::new(), |(flows, _)| thousands(*flows))
     };
     chart
         .configure_mesh()
@@ -109,6 +110,7 @@ fn lines(area: &Area<'_>, title: &str, scenarios: &[(u32, Scenario)]) -> Result<
         .light_line_style(WHITE)
         .x_labels(scenarios.len() * 2 + 2)
         .x_label_formatter(&name)
+        .y_label_formatter(&|figure: &f64| short(*figure))
         .x_desc("established flows")
         .y_desc("ns")
         .draw()
@@ -144,7 +146,7 @@ fn bars(area: &Area<'_>, title: &str, scenario: &Scenario) -> Result<()> {
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(70)
-        .build_cartesian_2d((0..bars.len()).into_segmented(), 0.0..highest * 1.1)
+        .build_cartesian_2d((0..bars.len().saturating_sub(1)).into_segmented(), 0.0..highest * 1.1)
         .map_err(|error| fail(error.to_string()))?;
     let name = |place: &SegmentValue<usize>| match place {
         SegmentValue::CenterOf(place) => {
@@ -157,6 +159,7 @@ fn bars(area: &Area<'_>, title: &str, scenario: &Scenario) -> Result<()> {
         .disable_x_mesh()
         .light_line_style(WHITE)
         .x_label_formatter(&name)
+        .y_label_formatter(&|figure: &f64| short(*figure))
         .draw()
         .map_err(|error| fail(error.to_string()))?;
     let rectangles = bars.iter().enumerate().map(|(place, (candidate, summary))| {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::candidate::Candidate;
 use crate::goals::Goal;
 use crate::machine::Machine;
+use crate::number::short;
 use crate::plots::Plot;
 use crate::sample::{Measured, Scenario};
 
@@ -163,26 +164,4 @@ fn figures_table(text: &mut String, measured: &Measured) {
     for figure in &measured.figures {
         let _ = writeln!(text, "| {} | {} {} |", figure.title, short(figure.value), figure.unit);
     }
-}
-
-/// As many digits as mean anything.
-fn short(figure: f64) -> String {
-    match figure.abs() {
-        size if size >= 1000.0 => thousands(figure.round() as i64),
-        size if size >= 100.0 || size == 0.0 => format!("{figure:.0}"),
-        size if size >= 10.0 => format!("{figure:.1}"),
-        _ => format!("{figure:.2}"),
-    }
-}
-
-fn thousands(number: i64) -> String {
-    let digits = number.abs().to_string();
-    let mut text = if number < 0 { "-".to_owned() } else { String::new() };
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -64,6 +64,8 @@ impl Rig {
         host.ip("address add 192.168.110.1/24 dev br0");
         host.ip(&format!("address add {HOST}/24 dev eth0"));
         host.ip(&format!("route add default via {GATEWAY}"));
+        // Enough ports that a connection a few seconds ago is no matter to a new one.
+        container.set_sysctl("net/ipv4/ip_local_port_range", "1024 65535");
         container.ip(&format!("address add {CONTAINER}/24 dev eth0"));
         container.ip("route add default via 192.168.110.1");
         // What stands for all hosts outside knows a way to the container for those who do not translate.
