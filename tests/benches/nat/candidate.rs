@@ -136,6 +136,14 @@ impl Setup {
         }
     }
 
+    /// What xnat has counted since the flows were forgotten, for messages about what went wrong.
+    pub fn counters(&self) -> String {
+        let Work::Xnat(xnat) = &self.work else { return String::new() };
+        let counters = xnat.status().counters.into_iter().filter(|(_, count)| *count > 0);
+        let counters: Vec<_> = counters.map(|(name, count)| format!("{name} {count}")).collect();
+        format!(" ({})", counters.join(", "))
+    }
+
     /// The instance of xnat.
     pub fn xnat(&self) -> &Xnat {
         match &self.work {

@@ -89,7 +89,7 @@ fn run(options: &Options) -> Result<()> {
 fn write(options: &Options, machine: &Machine, measured: &Measured) -> Result<()> {
     let folder = options.out.join("benchmarks");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let goals = goals::all(measured);
+    let goals = goals::all(measured, machine.quick);
     let plots = plots::of(measured);
     for plot in &plots {
         plot.draw(&folder)?;

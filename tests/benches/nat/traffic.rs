@@ -184,7 +184,8 @@ impl Send {
         let tally = self.tally(kernel, setup)?;
         let all = u64::from(self.packets);
         if tally.arrived != all || tally.wrong != 0 {
-            return Err(format!("{} of {all} packets arrived, {} untranslated", tally.arrived, tally.wrong));
+            let counted = setup.counters();
+            return Err(format!("{} of {all} packets arrived, {} untranslated{counted}", tally.arrived, tally.wrong));
         }
         Ok((tally.ended - tally.started) as f64 / f64::from(self.packets - self.warm_up))
     }
