@@ -136,11 +136,20 @@ impl Setup {
         }
     }
 
-    /// What xnat has counted since the flows were forgotten, for messages about what went wrong.
+    /// What was counted here, for messages about what went wrong.
     pub fn counters(&self) -> String {
-        let Work::Xnat(xnat) = &self.work else { return String::new() };
-        let counters = xnat.status().counters.into_iter().filter(|(_, count)| *count > 0);
-        let counters: Vec<_> = counters.map(|(name, count)| format!("{name} {count}")).collect();
+        let counters: Vec<String> = match &self.work {
+            Work::Xnat(xnat) => {
+                let counters = xnat.status().counters.into_iter().filter(|(_, count)| *count > 0);
+                counters.map(|(name, count)| format!("{name} {count}")).collect()
+            }
+            Work::Netfilter => {
+                let lines = self.rig.host.run(&["conntrack", "-S"]);
+                let words = lines.split_whitespace().filter(|word| !word.ends_with("=0") && !word.starts_with("cpu="));
+                words.map(str::to_owned).collect()
+            }
+            Work::Kernel | Work::Floor { .. } => return String::new(),
+        };
         format!(" ({})", counters.join(", "))
     }
 

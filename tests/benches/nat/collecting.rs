@@ -27,8 +27,6 @@ use crate::traffic::Send;
 
 /// Between two packets.
 const PERIOD: Duration = Duration::from_micros(100);
-/// Idle time of the flows, in seconds: longer than it takes to open them all.
-const IDLE: u32 = 10;
 /// Beyond which time the flows must be gone.
 const GONE: Duration = Duration::from_secs(40);
 /// How long packets are sent without collection.
@@ -36,12 +34,12 @@ const QUIET: Duration = Duration::from_secs(4);
 
 /// Steps of progress: one a second.
 pub fn steps(plan: &Plan) -> u64 {
-    u64::from(IDLE) + 10 + u64::from(plan.many) / 200_000
+    u64::from(plan.flow_idle) + 10 + u64::from(plan.many) / 200_000
 }
 
 /// Delays without, then with collection, and what collection costs.
 pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: &mut Measured) -> Result<()> {
-    let terms = Terms { idle: IDLE, ..Terms::of(plan.many + 64) };
+    let terms = Terms { idle: plan.flow_idle, ..Terms::of(plan.many + 64) };
     let setup = Setup::new(Candidate::Xnat, terms);
     setup.rig.equip(kernel);
     let xnat = setup.xnat();
@@ -58,7 +56,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     let many = thousands(plan.many);
     progress.doing(format!("collecting {many} flows"))?;
     let send = Send { flows: plan.many, packets: plan.many, ..Send::default() };
-    if let Err(error) = send.run(kernel, &setup) {
+    if let Err(error) = send.run_until_all_arrive(kernel, &setup) {
         measured.failures.push(format!("collecting: opening {many} flows: {error}"));
         return Ok(());
     }
@@ -66,7 +64,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     let start = std::time::Instant::now();
     let mut gone = false;
     let busy = delays(kernel, &setup, || {
-        std::thread::sleep(Duration::from_secs(IDLE.into()));
+        std::thread::sleep(Duration::from_secs(plan.flow_idle.into()));
         gone = wait::within(GONE, || {
             std::thread::sleep(Duration::from_millis(500));
             (xnat.status().flows.used < 10).then_some(())

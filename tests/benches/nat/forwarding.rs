@@ -15,7 +15,8 @@ const WITHOUT_NETFILTER: u32 = 1024;
 
 /// Steps of progress: one a run of the generator, in eighths for runs as short as an opening.
 pub fn steps(plan: &Plan) -> u64 {
-    let runs = Protocol::BOTH.len() * plan.stages.len() * Direction::BOTH.len() + Direction::BOTH.len();
+    let without = usize::from(plan.stages.contains(&WITHOUT_NETFILTER));
+    let runs = (Protocol::BOTH.len() * plan.stages.len() + without) * Direction::BOTH.len();
     (runs * plan.rounds * plan.candidates.len()) as u64 + openings(plan) * plan.candidates.len() as u64
 }
 

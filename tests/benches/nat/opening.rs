@@ -118,8 +118,7 @@ fn fill(kernel: &mut Kernel, setup: &Setup, flows: u32) -> Result<(), String> {
     if flows == 0 {
         return Ok(());
     }
-    let outcome = Send { flows, packets: flows, ..filling() }.run(kernel, setup);
-    outcome.map(drop).map_err(|error| format!("filling the pool: {error}"))
+    Send { flows, packets: flows, ..filling() }.run_until_all_arrive(kernel, setup)
 }
 
 /// New flows of another container, whose own ports are taken as often as the pool is full.

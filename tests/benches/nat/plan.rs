@@ -39,6 +39,8 @@ pub struct Plan {
     pub program_time: Duration,
     /// How many flows are counted, dumped and collected.
     pub many: u32,
+    /// After how many seconds they are idle: longer than it takes to open them.
+    pub flow_idle: u32,
     /// How long an idle daemon is watched.
     pub idle: Duration,
 }
@@ -53,11 +55,12 @@ impl Plan {
                 parts,
                 candidates,
                 rounds: rounds.unwrap_or(3),
-                stages: vec![1, 1024, 100_000],
+                stages: vec![1, 100_000],
                 packets: 100_000,
                 program_rounds: rounds.unwrap_or(2),
                 program_time: Duration::from_millis(250),
                 many: 100_000,
+                flow_idle: 3,
                 idle: seconds(3),
             }
         } else {
@@ -71,6 +74,7 @@ impl Plan {
                 program_rounds: rounds.unwrap_or(7),
                 program_time: seconds(1),
                 many: 1_000_000,
+                flow_idle: 10,
                 idle: seconds(30),
             }
         }
