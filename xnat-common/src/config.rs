@@ -91,7 +91,7 @@ const fn by_class(class: mapping::Class, tcp: u8, udp: u8, icmp: u8) -> u8 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Cursors {
-    /// Slots that have ever been taken; those beyond are fresh.
+    /// Slots that were tried in turn, one after the other; those beyond are only taken as their flows' homes.
     pub fresh: u64,
     /// The slot at which the collector looks next, modulo the table's size.
     pub hand: u64,

@@ -4,9 +4,9 @@
 
 use core::arch::asm;
 
-use xnat_common::flow::Word;
-use xnat_common::index::{Bucket, CROWDED, ENTRIES, Entry, Place};
-use xnat_common::{Flow, FlowKey, FlowRef, Port};
+use xnat_common::flow::{State, Word};
+use xnat_common::index::{self, Bucket, CROWDED, ENTRIES, Entry, Place};
+use xnat_common::{Direction, Flow, FlowKey, FlowRef, Port};
 
 use crate::maps::{FLOWS, TUPLES};
 use crate::{atomic, maps};
@@ -36,6 +36,12 @@ pub fn find(key: &FlowKey) -> Option<FlowRef> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xnat_find(a: u64, b: u64) -> u64 {
+    let Some(config) = maps::config() else {
+        return NOTHING;
+    };
+    if let Some(reference) = at_home(index::home([a, b], config.seed, config.max_flows), a, b) {
+        return reference.to_bits();
+    }
     let Some((place, buckets)) = look(a, b) else {
         return NOTHING;
     };
@@ -44,6 +50,24 @@ pub extern "C" fn xnat_find(a: u64, b: u64) -> u64 {
         return found;
     }
     scan(buckets.second, place.tag, a, b)
+}
+
+/// The flow in its home slot, if it is the one with this tuple.
+#[inline(always)]
+fn at_home(slot: u32, a: u64, b: u64) -> Option<FlowRef> {
+    let flow = FLOWS.get_ptr_mut(slot)?;
+    // SAFETY: a map value. The word is read first: what is read then is of its generation, or of a later one, which shows
+    // when the flow is stamped.
+    let (word, flow) = unsafe { (Word((&raw const (*flow).word).read_volatile()), &*flow) };
+    let state = State(flow.state);
+    let direction = if flow.key(Direction::Original).words() == [a, b] {
+        Direction::Original
+    } else if flow.key(Direction::Reply).words() == [a, b] {
+        Direction::Reply
+    } else {
+        return None;
+    };
+    (word.is_live() && state.has(State::PUBLISHED)).then_some(FlowRef::new(slot, word.generation(), direction))
 }
 
 /// Whether a tuple has an entry, be its flow about to end or to begin.

@@ -141,9 +141,13 @@ impl Dataplane {
     /// Runs the collector over `slices` slices of the flow table.
     pub(crate) fn collect(&mut self, slices: u32) -> Result<(), LoadError> {
         // The program wants a packet, whatever it says: an Ethernet header with some room behind it.
-        let options = TestRunOptions { data_in: Some(&[0; 64]), repeat: slices, ..TestRunOptions::default() };
+        // Each slice is a run of its own, because the kernel lets no packet through on this processor before all that were
+        // asked for in one are over (`bpf_test_run`).
         let name = program::COLLECT;
-        self.program(name)?.test_run(options).map_err(|error| LoadError::Program { name, error })?;
+        for _ in 0..slices {
+            let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+            self.program(name)?.test_run(options).map_err(|error| LoadError::Program { name, error })?;
+        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use socket2::Type;
 use xnat_common::counter::Counter;
 use xnat_common::packet::proto;
 use xnat_common::tcp::State as Tcp;
+use xnat_common::{Flow, Port};
 use xnat_tests::packet::{ACK, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, NODE1, OUTSIDE};
 use xnat_tests::wait::{self, SOON};
@@ -278,9 +279,14 @@ fn a_container_has_no_more_ports_than_its_quota() {
     world.port_on_wire(&udp((N1, 5001), ELSEWHERE));
     world.port_on_wire(&udp(container(0), SERVER));
     // Of a port with two flows, both have to end.
-    world.end(1);
+    let end = |world: &mut World, dst: Ipv4Addr| {
+        let is_it = |flow: &Flow| flow.original.sport == Port::new(5001) && flow.original.dst == dst.into();
+        let slot = world.flows().iter().find(|(_, flow)| is_it(flow)).expect("the flow").0;
+        world.end(slot);
+    };
+    end(&mut world, SERVER.0);
     expect_refused(&mut world, &udp((N1, 5003), SERVER), N1, 8, Counter::QuotaExceeded);
-    world.end(3);
+    end(&mut world, ELSEWHERE.0);
     world.port_on_wire(&udp((N1, 5003), SERVER));
     expect_refused(&mut world, &udp((N1, 5004), SERVER), N1, 8, Counter::QuotaExceeded);
     world.expect_nothing_left();

@@ -93,10 +93,7 @@ impl World {
 
     /// Makes the flow one that was last seen this many seconds ago.
     fn age(&mut self, seconds: u32) {
-        let mut flow = self.flow();
-        flow.word = Word::new(Word(flow.word).generation(), ago(seconds)).0;
-        let mut flows: Array<_, Flow> = self.ebpf.map_mut(map::FLOWS).expect("the flows").try_into().expect("an array");
-        flows.set(0, &flow, 0).expect("the first slot");
+        self.change_flow(|flow| flow.word = Word::new(Word(flow.word).generation(), ago(seconds)).0);
     }
 
     fn times(&mut self, counter: Counter) -> u64 {
@@ -230,10 +227,7 @@ fn what_belongs_to_the_flow_stays_when_it_is_reopened() {
     world.connect();
     world.follow(&[(Server, segment(Server, RST), Tcp::Close)]);
     let kept = State::MAPPED | State::REMOTE_NEAR;
-    let mut flow = world.flow();
-    flow.state |= kept;
-    let mut flows: Array<_, Flow> = world.ebpf.map_mut(map::FLOWS).expect("the flows").try_into().expect("an array");
-    flows.set(0, &flow, 0).expect("the first slot");
+    world.change_flow(|flow| flow.state |= kept);
     world.follow(&[(Container, segment(Container, SYN), Tcp::SynSent)]);
     assert_eq!(State(world.flow().state), State(kept).with_tcp(Tcp::SynSent));
 }
