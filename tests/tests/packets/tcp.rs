@@ -4,10 +4,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use aya::maps::Array;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{State, Word};
-use xnat_common::names::map;
 use xnat_common::packet::proto;
 use xnat_common::tcp::State as Tcp;
 use xnat_common::tcp::window::Scale;
