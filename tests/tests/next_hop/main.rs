@@ -14,6 +14,7 @@ use xnat_tests::wait::{self, SOON};
 
 mod containers;
 mod daemon;
+mod epoch;
 mod ports;
 mod routers;
 mod routes;
