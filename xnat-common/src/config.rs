@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::Addr;
+use crate::index;
 use crate::mapping::{self, Dependence};
 use crate::timeout::Timeouts;
 
@@ -23,7 +24,7 @@ pub struct Config {
     pub uplink_mtu: u32,
     /// The address that flows have on the wire.
     pub address: Addr,
-    /// Slots in the flow table.
+    /// How many flows there may be.
     pub max_flows: u32,
     /// Bits of [`Config::KERNEL_PATH`].
     pub flags: u32,
@@ -60,6 +61,13 @@ impl Config {
     pub const KERNEL_PATH: u32 = 1;
     /// Packets of established flows go through every step, and ask the kernel for each one's next hop.
     pub const SLOW_PATH: u32 = 2;
+
+    /// Slots of the flow table.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        index::slots(self.max_flows)
+    }
 
     /// What mappings of a protocol depend on.
     #[inline(always)]

@@ -86,18 +86,25 @@ const fn hash([a, b]: [u64; 2], seed: u64) -> u64 {
     hash ^ hash >> 32
 }
 
-/// The slot in which the record of a flow with such a tuple lies if it was free: its home, among `slots`.
+/// How many records the table of so many flows has room for: half as many again, so that few flows find both their homes
+/// taken.
+#[must_use]
+pub const fn slots(max_flows: u32) -> u32 {
+    max_flows.saturating_add(max_flows / 2)
+}
+
+/// The two slots in which the record of a flow with such a tuple lies if one of them was free: its homes, among `slots`.
 ///
-/// It depends on the other end and on the port at this end. So a flow that has kept its port is at home for packets of both
+/// They depend on the other end and on the port at this end. So a flow that has kept its port is at home for packets of both
 /// directions, which find it there without the index.
 #[inline(always)]
 #[must_use]
-pub const fn home([a, b]: [u64; 2], seed: u64, slots: u32) -> u32 {
+pub const fn homes([a, b]: [u64; 2], seed: u64, slots: u32) -> [u32; 2] {
     let from_wire = b >> 40 & 1 == Side::Wire as u64;
     let (src, dst, sport, dport) = (a & 0xffff_ffff, a >> 32, b & 0xffff, b >> 16 & 0xffff);
     let (remote, remote_port, port) = if from_wire { (src, sport, dport) } else { (dst, dport, sport) };
     let hash = hash([remote | remote_port << 32 | port << 48, b >> 32 & 0xff], seed);
-    (((hash >> 32) * slots as u64) >> 32) as u32
+    [(((hash >> 32) * slots as u64) >> 32) as u32, (((hash & 0xffff_ffff) * slots as u64) >> 32) as u32]
 }
 
 /// An entry of a bucket: the record's slot in the lower half, above it the direction and the tag.

@@ -131,16 +131,22 @@ extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
     }
 }
 
-/// A slot that nobody else has: the flow's home if that is free, else a freed one, or one that was never on the list.
+/// A slot that nobody else has, while there are fewer flows than there may be: a home of the flow if one is free, else a freed one, or one that was never on the list.
 #[inline(always)]
 fn take_slot(config: &Config, opening: &Opening) -> Option<u32> {
     let side = Kind::side(opening.kind as u8, Direction::Original);
     let key = FlowKey::new(opening.original, opening.proto, side);
-    let home = xnat_common::index::home(key.words(), config.seed, config.max_flows);
-    if take(home) {
-        return Some(home);
+    if maps::flows_live() >= u64::from(config.max_flows) {
+        return None;
     }
-    let mut search = Search { slots: config.max_flows.into(), found: NO_SLOT };
+    let [one, other] = xnat_common::index::homes(key.words(), config.seed, config.slots());
+    if take(one) {
+        return Some(one);
+    }
+    if take(other) {
+        return Some(other);
+    }
+    let mut search = Search { slots: config.slots().into(), found: NO_SLOT };
     let context = (&raw mut search).cast::<c_void>();
     // SAFETY: the callbacks have the signature that the helper asks for and outlive the calls (kernel 5.17).
     unsafe {

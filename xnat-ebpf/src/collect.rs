@@ -107,7 +107,7 @@ fn move_hand(config: &Config, steps: u32) -> Option<(u64, u64)> {
     let cursors = CURSORS.get_ptr_mut(0)?;
     // SAFETY: fields of a map value.
     let hand = unsafe { atomic::fetch_add(&raw mut (*cursors).hand, u64::from(steps)) };
-    (config.max_flows != 0).then_some((hand, config.max_flows.into()))
+    (config.max_flows != 0).then_some((hand, config.slots().into()))
 }
 
 /// Moves the hand by the few slots that an opening packet pays for.

@@ -183,9 +183,9 @@ fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Ebpf, LoadError> {
 }
 
 fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
-    loader.map_max_entries(map::FLOWS, max_flows);
+    loader.map_max_entries(map::FLOWS, index::slots(max_flows));
     loader.map_max_entries(map::TUPLES, index::buckets(max_flows));
-    loader.map_max_entries(map::FREE, max_flows);
+    loader.map_max_entries(map::FREE, index::slots(max_flows));
     loader.map_max_entries(map::REMOTES, max_flows);
 }
 

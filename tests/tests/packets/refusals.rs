@@ -16,7 +16,7 @@ use crate::fixture::{Given, MARK_DONE, REDIRECT, SHOT, outside};
 use crate::packet::{End, Packet, echo, icmp, icmp_error, other, tcp, udp};
 use crate::wire::{Offload, host, partial};
 use crate::world::Hook::{InsideIn, InsideOut, UplinkIn};
-use crate::world::{GATEWAY, SLOTS, World, now};
+use crate::world::{GATEWAY, MAX_FLOWS, World, now};
 
 const SERVER: End = (ANYWHERE, 80);
 const ELSEWHERE: End = (OUTSIDE, 80);
@@ -255,8 +255,8 @@ fn closed_connections_give_their_ports_up() {
 #[test]
 fn closed_connections_give_their_records_up() {
     let mut world = World::new();
-    world.configure(|config| config.max_flows = SLOTS);
-    for n in 0..SLOTS as u16 {
+    world.configure(|config| config.max_flows = MAX_FLOWS);
+    for n in 0..MAX_FLOWS as u16 {
         let state = if n == 17 { Tcp::Close } else { Tcp::Established };
         let flow = outside(proto::TCP, (container(n as u8).0, 3000 + n), SERVER).answered().tcp(state);
         Given::Known(flow).prepare(&mut world);

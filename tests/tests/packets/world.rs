@@ -29,8 +29,10 @@ use crate::packet::{Macs, Packet};
 use crate::skb::{Outcome, Run};
 use crate::tuples;
 
+/// How many flows there may be.
+pub const MAX_FLOWS: u32 = 32;
 /// Slots of the flow table.
-pub const SLOTS: u32 = 32;
+pub const SLOTS: u32 = xnat_common::index::slots(MAX_FLOWS);
 /// The inside interface, which holds 192.168.110.1.
 pub const INSIDE: u32 = 101;
 /// The other end of its veth: the container's.
@@ -210,7 +212,7 @@ impl World {
             uplink: UPLINK,
             uplink_mtu: MTU,
             address: NODE1.into(),
-            max_flows: SLOTS,
+            max_flows: MAX_FLOWS,
             seed: tuples::SEED,
             bucket_mask: tuples::MASK,
             ..Config::default()

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use xnat_common::host_port;
+use xnat_common::{host_port, index};
 
 use super::Daemon;
 use crate::api::Request;
@@ -164,7 +164,7 @@ impl Daemon {
     /// A turn of the collector, which without flows has nothing to do.
     fn collect(&mut self) -> anyhow::Result<()> {
         if self.maps.cursors()?.used > 0 {
-            self.dataplane.collect(slices_a_turn(self.settings.max_flows))?;
+            self.dataplane.collect(slices_a_turn(index::slots(self.settings.max_flows)))?;
         }
         Ok(())
     }
