@@ -31,7 +31,7 @@ pub(crate) struct Options {
 
 impl Options {
     /// Makes sure that the benchmark can run on this machine.
-    pub(crate) fn prepare(&self) -> Result<()> {
+    pub(crate) fn prepare() -> Result<()> {
         if !is_root() {
             bail!(
                 "the benchmark makes network namespaces and loads eBPF programs, which needs root: run `sudo env \

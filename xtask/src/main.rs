@@ -74,7 +74,7 @@ fn execute(Cli { command }: Cli) -> Result<()> {
     // What tests, demo and benchmark cannot do without is found missing before minutes go into a build.
     match &command {
         Command::Test(options) => options.prepare()?,
-        Command::Bench(options) => options.prepare()?,
+        Command::Bench(_) => bench::Options::prepare()?,
         Command::Demo(options) => {
             options.prepare()?;
             if options.remove {

@@ -1,8 +1,11 @@
 //! The machine: what it is, and what of it is changed while the benchmark runs.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
 /// What figures depend on.
@@ -65,6 +68,25 @@ impl Drop for Setting {
     fn drop(&mut self) {
         if let Err(error) = fs::write(self.file, &self.before) {
             eprintln!("{} was {} and cannot be put back: {error}", self.file, self.before.trim());
+        }
+    }
+}
+
+/// Held while a benchmark runs: two at once would spoil each other's figures, and what both set could not be put back.
+#[derive(Debug)]
+pub struct Alone {
+    _lock: Flock<File>,
+}
+
+impl Alone {
+    /// Fails if another benchmark runs.
+    pub fn make_sure() -> Result<Self> {
+        let path = std::env::temp_dir().join("xnat-benchmark.lock");
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { _lock: lock }),
+            Err((_, Errno::EWOULDBLOCK)) => bail!("another benchmark runs on this machine: wait until it has ended"),
+            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
 }

@@ -39,7 +39,7 @@ use clap::{Parser as _, ValueEnum as _};
 
 use crate::candidate::{Candidate, Setup, Terms};
 use crate::kernel::Kernel;
-use crate::machine::{ConntrackRoom, Machine};
+use crate::machine::{Alone, ConntrackRoom, Machine};
 use crate::plan::{Part, Plan};
 use crate::progress::Progress;
 use crate::sample::Measured;
@@ -77,6 +77,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let _ = options.bench;
     interrupt::catch()?;
+    let _alone = Alone::make_sure()?;
     let (parts, candidates) = choose(&options.only)?;
     let plan = Plan::new(options.quick, parts, candidates, options.rounds);
     let machine = Machine::look(plan.quick);
