@@ -33,10 +33,13 @@ const COMING: u32 = 20_011;
 /// Another container, so that it needs ports of its own.
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 12);
 
+/// Steps of progress of one run: most of the time goes into forgetting flows before it.
+const WEIGHT: u64 = 2;
+
 /// Steps of progress.
 pub fn steps(plan: &Plan) -> u64 {
     let pooled = plan.among(&POOLED).len() * (FILLED.len() + 1);
-    (plan.rounds * (2 * plan.candidates.len() + pooled)) as u64
+    WEIGHT * (plan.rounds * (2 * plan.candidates.len() + pooled)) as u64
 }
 
 /// Every packet a new flow, each round with an empty table.
@@ -58,7 +61,7 @@ pub fn measure_empty(
                 let packet = if protocol == Protocol::Udp { Packet::Udp } else { Packet::Syn };
                 let send = Send { packet, flows: FLOWS, packets: FLOWS, stride: FILLING, ..Send::default() };
                 scenario.add(setup.candidate, send.run(kernel, setup));
-                progress.done(1);
+                progress.done(WEIGHT);
             }
         }
         measured.scenarios.push(scenario);
@@ -87,7 +90,7 @@ pub fn measure_pool(
                 let filled = (POOL * percent / 100).saturating_sub(BURST / 2);
                 let outcome = fill(kernel, setup, filled).and_then(|()| coming(BURST).run(kernel, setup));
                 scenario.add(setup.candidate, outcome);
-                progress.done(1);
+                progress.done(WEIGHT);
             }
         }
         for setup in setups.iter_mut() {
@@ -101,7 +104,7 @@ pub fn measure_pool(
             let outcome =
                 filled.and_then(|()| Send { warm_up: REFUSED / 10, ..coming(REFUSED) }.run_refused(kernel, setup));
             refused.add(setup.candidate, outcome);
-            progress.done(1);
+            progress.done(WEIGHT);
         }
     }
     measured.scenarios.extend(scenarios);
