@@ -57,7 +57,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     progress.doing(format!("collecting {many} flows"))?;
     let send = Send { flows: plan.many, packets: plan.many, ..Send::default() };
     if let Err(error) = send.run_until_all_arrive(kernel, &setup) {
-        measured.failures.push(format!("collecting: opening {many} flows: {error}"));
+        measured.failures.push(format!("collecting: {error}"));
         return Ok(());
     }
     let before = processor::used_by(xnat.id());
