@@ -229,7 +229,7 @@ fn packets_that_want_a_closer_look_take_the_long_way() {
         ("longer than its frame", UplinkIn, answer.clone().edited(16, &[0, 100])),
         ("shorter than a header", InsideIn, send.clone().edited(16, &[0, 27])),
         ("not version 4", InsideIn, send.clone().edited(14, &[0x65])),
-        ("not IPv4", InsideIn, send.clone().edited(12, &[0x86, 0xdd])),
+        ("not IPv4", InsideIn, send.clone().edited(12, &[0x88, 0xb5])),
         ("for another MAC address", InsideIn, send.clone().macs([[2, 0, 0, 0, 9, 9], from])),
         ("of no flow", InsideIn, udp((N1, 40001), SERVER)),
         ("a ping", InsideIn, echo(N1, ANYWHERE, 7)),

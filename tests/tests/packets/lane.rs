@@ -27,10 +27,7 @@ impl World {
         let inside = insides.get(&INSIDE, 0).expect("an inside interface");
         insides.insert(&INSIDE, &Inside { flags: Inside::DIRECT, ..inside }, 0).expect("an inside interface");
         clear::<StationKey, Station>(map(&mut self.ebpf, names::STATIONS));
-        let mut hops: Array<_, Hop> = map(&mut self.ebpf, names::HOPS);
-        for slot in 0..Hop::SLOTS {
-            hops.set(slot, &Hop::default(), 0).expect("a hop");
-        }
+        self.change_hops(|hop| *hop = Hop::default());
     }
 
     /// Says in which epoch the network is, and until when, in ticks, somebody watches it.
@@ -108,7 +105,7 @@ pub fn since(before: &[(Counter, u64)], after: &[(Counter, u64)]) -> Vec<(Counte
     after.iter().map(|(counter, value)| (*counter, value - old(*counter))).filter(|(_, more)| *more > 0).collect()
 }
 
-fn without_hops(flow: Flow) -> Flow {
+pub fn without_hops(flow: Flow) -> Flow {
     Flow { next_hop: [0; 2], ..flow }
 }
 

@@ -17,6 +17,7 @@ mod host;
 mod hygiene;
 mod icmp_errors;
 mod lane;
+mod lanes;
 mod ledger;
 mod mapping;
 mod mutated;
