@@ -29,6 +29,12 @@ impl Server {
         Self::answering(ns, port, |question| Some(question.to_vec()))
     }
 
+    /// An echo server on one address of a namespace, from which it answers whatever the routes say.
+    #[track_caller]
+    pub fn echo_at(ns: &Namespace, address: (Ipv4Addr, u16)) -> Self {
+        Self::on(bound(ns, address), |question| Some(question.to_vec()))
+    }
+
     /// A server that never answers.
     #[track_caller]
     pub fn silent(ns: &Namespace, port: u16) -> Self {
@@ -38,7 +44,10 @@ impl Server {
     /// A server that answers each datagram as the closure says.
     #[track_caller]
     pub fn answering(ns: &Namespace, port: u16, answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> Self {
-        let socket = socket(ns, port);
+        Self::on(socket(ns, port), answer)
+    }
+
+    fn on(socket: UdpSocket, answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> Self {
         let receiving = socket.try_clone().expect("a second descriptor");
         receiving.set_read_timeout(Some(Duration::from_millis(100))).expect("a valid timeout");
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -87,8 +96,13 @@ impl Drop for Server {
 /// A socket bound inside a namespace, which waits for an answer as long as TCP clients here do.
 #[track_caller]
 pub fn socket(ns: &Namespace, port: u16) -> UdpSocket {
-    let socket = ns.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
-    let socket = socket.unwrap_or_else(|error| panic!("UDP port {port} in {}: {error}", ns.name()));
+    bound(ns, (Ipv4Addr::UNSPECIFIED, port))
+}
+
+#[track_caller]
+fn bound(ns: &Namespace, address: (Ipv4Addr, u16)) -> UdpSocket {
+    let socket = ns.within(|| UdpSocket::bind(address));
+    let socket = socket.unwrap_or_else(|error| panic!("UDP {}:{} in {}: {error}", address.0, address.1, ns.name()));
     socket.set_read_timeout(Some(tcp::PATIENCE)).expect("a valid timeout");
     socket
 }

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::Addr;
+use crate::index;
 use crate::mapping::{self, Dependence};
 use crate::timeout::Timeouts;
 
@@ -23,7 +24,7 @@ pub struct Config {
     pub uplink_mtu: u32,
     /// The address that flows have on the wire.
     pub address: Addr,
-    /// Slots in the flow table.
+    /// How many flows there may be.
     pub max_flows: u32,
     /// Bits of [`Config::KERNEL_PATH`].
     pub flags: u32,
@@ -61,6 +62,13 @@ impl Config {
     /// Packets of established flows go through every step, and ask the kernel for each one's next hop.
     pub const SLOW_PATH: u32 = 2;
 
+    /// Slots of the flow table.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        index::slots(self.max_flows)
+    }
+
     /// What mappings of a protocol depend on.
     #[inline(always)]
     #[must_use]
@@ -91,7 +99,7 @@ const fn by_class(class: mapping::Class, tcp: u8, udp: u8, icmp: u8) -> u8 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Cursors {
-    /// Slots that have ever been taken; those beyond are fresh.
+    /// Slots that were tried in turn, one after the other; those beyond are only taken as their flows' homes.
     pub fresh: u64,
     /// The slot at which the collector looks next, modulo the table's size.
     pub hand: u64,

@@ -301,6 +301,37 @@ impl Word {
         self.generation() & 1 == 1
     }
 
+    /// Whether the slot may be taken: it holds no flow, and nobody is filling or emptying it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_free(self) -> bool {
+        !self.is_live() && self.0 as u32 != Self::BUSY
+    }
+
+    /// The word of a slot without a flow that nobody may take, because it is being filled or emptied.
+    #[inline(always)]
+    #[must_use]
+    pub const fn busy(self) -> Self {
+        Self::new(self.generation(), Ticks(Self::BUSY))
+    }
+
+    /// The word of a slot that may be taken.
+    #[inline(always)]
+    #[must_use]
+    pub const fn free(self) -> Self {
+        Self::new(self.generation(), Ticks(0))
+    }
+
+    /// The word of a flow that has ended: nobody may take its slot before everything that leads to it has gone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ended(self) -> Self {
+        Self::new(self.generation().wrapping_add(1), Ticks(Self::BUSY))
+    }
+
+    /// Stands in place of the time in a slot without a flow that nobody may take.
+    const BUSY: u32 = u32::MAX;
+
     /// The word with the next generation: a free slot becomes live, a live one free.
     #[must_use]
     pub const fn next(self, now: Ticks) -> Self {
@@ -394,9 +425,20 @@ impl State {
     /// A hairpin whose receiver's mapping does not let the sender in before it has sent something itself.
     pub const HELD: u32 = 1 << 20;
 
+    /// Both tuples have their entries in the index: whoever comes upon the record may use it.
+    pub const PUBLISHED: u32 = 1 << 21;
+    /// The slot is on the list of free ones, or was when it was taken without that. Not the flow's, but the slot's.
+    pub const LISTED: u32 = 1 << 22;
+
     /// What belongs to the flow rather than to the connection on it: it stays when the connection is another.
-    pub const OF_THE_FLOW: u32 =
-        Self::ANNOUNCED | Self::DOOMED | Self::MAPPED | Self::MOVING | Self::REMOTE_NEAR | Self::REMOTE_FAR;
+    pub const OF_THE_FLOW: u32 = Self::ANNOUNCED
+        | Self::DOOMED
+        | Self::MAPPED
+        | Self::MOVING
+        | Self::REMOTE_NEAR
+        | Self::REMOTE_FAR
+        | Self::PUBLISHED
+        | Self::LISTED;
 
     /// The TCP state; meaningless for other protocols.
     #[inline(always)]

@@ -10,7 +10,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::flow::Direction;
-use crate::tuple::FlowKey;
+use crate::tuple::{FlowKey, Side};
 
 /// Entries of a bucket.
 pub const ENTRIES: usize = 7;
@@ -77,13 +77,34 @@ impl Place {
 }
 
 /// A hash of 128 bits that depends on `seed` in a way that whoever does not know that cannot use. Multiplications by odd
-/// numbers and shifts, as in the finalisers of MurmurHash3 and its kin; the numbers are those of splitmix64.
+/// numbers and shifts, as in the finalisers of `MurmurHash3` and its kin; the numbers are those of splitmix64.
 #[inline(always)]
 const fn hash([a, b]: [u64; 2], seed: u64) -> u64 {
     let mut hash = (a ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash = (hash ^ hash >> 32 ^ b).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ hash >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ hash >> 32
+}
+
+/// How many records the table of so many flows has room for: half as many again, so that few flows find both their homes
+/// taken.
+#[must_use]
+pub const fn slots(max_flows: u32) -> u32 {
+    max_flows.saturating_add(max_flows / 2)
+}
+
+/// The two slots in which the record of a flow with such a tuple lies if one of them was free: its homes, among `slots`.
+///
+/// They depend on the other end and on the port at this end. So a flow that has kept its port is at home for packets of both
+/// directions, which find it there without the index.
+#[inline(always)]
+#[must_use]
+pub const fn homes([a, b]: [u64; 2], seed: u64, slots: u32) -> [u32; 2] {
+    let from_wire = b >> 40 & 1 == Side::Wire as u64;
+    let (src, dst, sport, dport) = (a & 0xffff_ffff, a >> 32, b & 0xffff, b >> 16 & 0xffff);
+    let (remote, remote_port, port) = if from_wire { (src, sport, dport) } else { (dst, dport, sport) };
+    let hash = hash([remote | remote_port << 32 | port << 48, b >> 32 & 0xff], seed);
+    [(((hash >> 32) * slots as u64) >> 32) as u32, (((hash & 0xffff_ffff) * slots as u64) >> 32) as u32]
 }
 
 /// An entry of a bucket: the record's slot in the lower half, above it the direction and the tag.

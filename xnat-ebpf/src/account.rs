@@ -148,7 +148,8 @@ fn noted_syn(found: &Found, direction: Direction) -> *mut u32 {
 extern "C" fn xnat_take_segment(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u32 {
     let effect = Effect(xnat_judge(skb, reference, lengths));
     let restarts = effect.0 & 0xff == Judgement::Restarts as u32;
-    if !restarts && !(effect.is_none() && tcp::opens((effect.0 >> 8) as u8)) {
+    let opens_in_vain = effect.is_none() && tcp::opens((effect.0 >> 8) as u8);
+    if !restarts && !opens_in_vain {
         return effect.0;
     }
     if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) {

@@ -1,15 +1,18 @@
 //! Claiming a flow: a slot, a wire tuple of its own, and both references to it, or nothing.
 
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Flow, Kind, State, Word};
-use xnat_common::{Addr, Direction, FlowRef, Side, Ticks, Tuple};
+use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, Tuple};
 
 use crate::lookup::{self, Found};
 use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{atomic, collect, index, mapping, port};
+use crate::{account, atomic, collect, index, mapping, port};
 
 /// What is known of a flow before it has a record. It lies in a map, because the stack that all steps of a program share
 /// is short.
@@ -81,9 +84,9 @@ extern "C" fn xnat_take_slot(now: u32) -> u32 {
         return NO_SLOT;
     };
     collect::step(config, Ticks(now));
-    let mut index = take_slot(config);
+    let mut index = take_slot(config, opening);
     if index.is_none() && collect::xnat_reclaim(now) != 0 {
-        index = take_slot(config);
+        index = take_slot(config, opening);
     }
     let Some(index) = index else {
         return NO_SLOT;
@@ -115,6 +118,7 @@ extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
     let backward = found.in_direction(Direction::Reply).reference;
     let has_port = both == 0 || index::insert(&reply, backward);
     if has_port && index::insert(&original, found.reference) {
+        account::mark(&found, State::PUBLISHED, 0);
         maps::flow_opened();
         maps::count(Counter::FlowsOpened);
         return reference;
@@ -127,21 +131,111 @@ extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
     }
 }
 
-/// A slot that nobody else has: a freed one, or one that has never been used.
+/// A slot that nobody else has, while there are fewer flows than there may be: a home of the flow if one is free, else a freed one, or one that was never on the list.
 #[inline(always)]
-fn take_slot(config: &Config) -> Option<u32> {
-    if let Ok(Some(index)) = FREE.pop() {
-        return Some(index);
+fn take_slot(config: &Config, opening: &Opening) -> Option<u32> {
+    let side = Kind::side(opening.kind as u8, Direction::Original);
+    let key = FlowKey::new(opening.original, opening.proto, side);
+    if maps::flows_live() >= u64::from(config.max_flows) {
+        return None;
     }
-    let cursors = CURSORS.get_ptr_mut(0)?;
-    let slots = u64::from(config.max_flows);
-    // SAFETY: fields of a map value. The check keeps the counter from running away while the table is full.
+    let [one, other] = xnat_common::index::homes(key.words(), config.seed, config.slots());
+    if take(one) {
+        return Some(one);
+    }
+    if take(other) {
+        return Some(other);
+    }
+    let mut search = Search { slots: config.slots().into(), found: NO_SLOT };
+    let context = (&raw mut search).cast::<c_void>();
+    // SAFETY: the callbacks have the signature that the helper asks for and outlive the calls (kernel 5.17).
     unsafe {
-        if (&raw const (*cursors).fresh).read_volatile() >= slots {
-            return None;
+        bpf_loop(TRIES, take_listed as *mut c_void, context, 0);
+        if (*context.cast::<Search>()).found == NO_SLOT {
+            bpf_loop(TRIES, take_next as *mut c_void, context, 0);
         }
-        let index = atomic::fetch_add(&raw mut (*cursors).fresh, 1);
-        (index < slots).then_some(index as u32)
+        let found = (*context.cast::<Search>()).found;
+        (found != NO_SLOT).then_some(found)
+    }
+}
+
+/// How many freed slots are looked at in which other flows have made their home, and as many of those that come next. Each
+/// is looked at once for each flow that did, so this is only reached in a table that is all but full.
+const TRIES: u32 = 1024;
+
+/// The search for a slot that is nobody's home.
+struct Search {
+    slots: u64,
+    found: u32,
+}
+
+extern "C" fn take_listed(_nth: u64, search: *mut c_void) -> i64 {
+    // SAFETY: bpf_loop hands over the pointer that `take_slot` gave it.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let Ok(Some(index)) = FREE.pop() else {
+        return 1;
+    };
+    unlist(index);
+    if take(index) {
+        search.found = index;
+        return 1;
+    }
+    0
+}
+
+extern "C" fn take_next(_nth: u64, search: *mut c_void) -> i64 {
+    // SAFETY: as above.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let Some(cursors) = CURSORS.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: fields of a map value. The check keeps the counter from running away while the table is full.
+    let index = unsafe {
+        if (&raw const (*cursors).fresh).read_volatile() >= search.slots {
+            return 1;
+        }
+        atomic::fetch_add(&raw mut (*cursors).fresh, 1)
+    };
+    if index < search.slots && take(index as u32) {
+        search.found = index as u32;
+        return 1;
+    }
+    0
+}
+
+/// Takes a slot if it is free.
+#[inline(always)]
+fn take(index: u32) -> bool {
+    let Some(flow) = FLOWS.get_ptr_mut(index) else {
+        return false;
+    };
+    // SAFETY: a field of a map value.
+    unsafe {
+        let word = Word((&raw const (*flow).word).read_volatile());
+        word.is_free() && atomic::compare_and_swap(&raw mut (*flow).word, word.0, word.busy().0)
+    }
+}
+
+/// Notes that a slot is not on the list any more.
+#[inline(always)]
+fn unlist(index: u32) {
+    if let Some(flow) = FLOWS.get_ptr_mut(index) {
+        account::mark(&Found { flow, reference: FlowRef::default() }, 0, State::LISTED);
+    }
+}
+
+/// Lets others have a slot from which everything has been taken that leads to it, and puts it on the list of free ones
+/// unless it is there.
+#[inline(always)]
+pub fn free(flow: *mut Flow, index: u32) {
+    let found = Found { flow, reference: FlowRef::default() };
+    let word = found.word();
+    // In this order: who takes it off the list in between finds it free, or clears the bit before it is looked at here.
+    // SAFETY: a field of a map value.
+    unsafe { atomic::compare_and_swap(&raw mut (*flow).word, word.0, word.free().0) };
+    if !found.state().has(State::LISTED) {
+        account::mark(&found, State::LISTED, 0);
+        let _ = FREE.push(&index, 0);
     }
 }
 
@@ -158,7 +252,7 @@ fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
         (*flow).kind = opening.kind as u8;
         (*flow).tagged = 0;
         (*flow).zero = 0;
-        (*flow).state = opening.state.0;
+        set_state(&raw mut (*flow).state, opening.state);
         (*flow).inside = opening.inside;
         (*flow).peer = opening.peer;
         (*flow).tag_time = 0;
@@ -174,6 +268,20 @@ fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
     }
 }
 
+/// Writes the state of a new flow. Whether the slot is on the list others may change meanwhile.
+#[inline(always)]
+fn set_state(place: *mut u32, state: State) {
+    for _ in 0..4 {
+        // SAFETY: a field of a map value.
+        unsafe {
+            let old = place.read_volatile();
+            if atomic::compare_and_swap32(place, old, state.0 | old & State::LISTED) {
+                return;
+            }
+        }
+    }
+}
+
 /// Gives back a slot to which no reference leads but perhaps that of its reply tuple, by which another processor may end
 /// the flow in this moment: then that gives everything back.
 #[inline(always)]
@@ -183,11 +291,11 @@ fn give_back(found: &Found, has_port: bool) {
         return;
     }
     // SAFETY: a field of a map value.
-    if unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, word.next(word.last_seen()).0) } {
+    if unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, word.ended().0) } {
         if has_port {
             index::remove(&found.flow().key(Direction::Reply), found.in_direction(Direction::Reply).reference);
             mapping::release(found.flow());
         }
-        let _ = FREE.push(&found.reference.index(), 0);
+        free(found.flow, found.reference.index());
     }
 }

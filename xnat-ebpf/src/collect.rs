@@ -14,13 +14,14 @@ use xnat_common::{Direction, FlowRef, Ticks};
 
 use crate::atomic;
 use crate::lookup::Found;
-use crate::maps::{self, CURSORS, FLOWS, FREE};
-use crate::{index, mapping, walks};
+use crate::maps::{self, CURSORS, FLOWS};
+use crate::{claim, index, mapping, walks};
 
 /// Slots that a packet looks at when it opens a flow.
 const STEPS_AN_OPENING: u32 = 4;
-/// Slots that one run of the `xnat_collect` program looks at.
-const SLICE: u32 = 4096;
+/// Slots that one run of the `xnat_collect` program looks at: so few that packets hardly wait if all of them hold flows that
+/// end.
+const SLICE: u32 = 512;
 
 /// Ends a flow: it is gone for every packet at once, then its tuples go, then its slot is free.
 ///
@@ -34,9 +35,8 @@ pub fn end(found: &Found) -> bool {
 /// Ends the flow if its word is still `word`.
 #[inline(always)]
 fn end_if(found: &Found, word: Word) -> bool {
-    let dead = word.next(word.last_seen());
     // SAFETY: a field of a map value.
-    if !unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, dead.0) } {
+    if !unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, word.ended().0) } {
         return false;
     }
     // From here on nobody else touches the slot: no reference has its new generation, and it is not on the free list.
@@ -50,15 +50,17 @@ fn end_if(found: &Found, word: Word) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_bury(index: u32) -> u32 {
-    let Some(flow) = FLOWS.get(index) else {
+    let Some(place) = FLOWS.get_ptr_mut(index) else {
         return 0;
     };
+    // SAFETY: an array's value; the flow has ended, and its slot is nobody else's until `free`.
+    let flow = unsafe { &*place };
     for direction in [Direction::Original, Direction::Reply] {
         index::remove(&flow.key(direction), FlowRef::new(index, 0, direction));
     }
     mapping::release(flow);
     maps::flow_ended();
-    let _ = FREE.push(&index, 0);
+    claim::free(place, index);
     0
 }
 
@@ -99,16 +101,13 @@ extern "C" fn xnat_visit(index: u32, now: u32) -> u32 {
     0
 }
 
-/// The slot at which the hand stands after moving it by `steps`, or none while no slot was ever used.
+/// The slot at which the hand stood before moving by `steps`, not yet divided by the number of slots, and that number.
 #[inline(always)]
 fn move_hand(config: &Config, steps: u32) -> Option<(u64, u64)> {
     let cursors = CURSORS.get_ptr_mut(0)?;
     // SAFETY: fields of a map value.
-    let (fresh, hand) = unsafe {
-        ((&raw const (*cursors).fresh).read_volatile(), atomic::fetch_add(&raw mut (*cursors).hand, u64::from(steps)))
-    };
-    let slots = if fresh < u64::from(config.max_flows) { fresh } else { u64::from(config.max_flows) };
-    (slots != 0).then_some((hand, slots))
+    let hand = unsafe { atomic::fetch_add(&raw mut (*cursors).hand, u64::from(steps)) };
+    (config.max_flows != 0).then_some((hand, config.slots().into()))
 }
 
 /// Moves the hand by the few slots that an opening packet pays for.

@@ -68,7 +68,7 @@ fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
     }
     let plain = Plain::read(skb)?;
     let side = if OUT { Side::Inside } else { Side::Wire };
-    let found = lookup::find(&FlowKey::new(plain.tuple, plain.proto, side))?;
+    let found = lookup::find_fast(config, &FlowKey::new(plain.tuple, plain.proto, side))?;
     if !found.flow().is_steady(found.direction(), side) {
         return None;
     }

@@ -1,5 +1,6 @@
 //! Second step: find the flow.
 
+use xnat_common::config::Config;
 use xnat_common::flow::{State, Word};
 use xnat_common::{Direction, Flow, FlowKey, FlowRef, Ticks};
 
@@ -82,6 +83,16 @@ impl Found {
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<Found> {
     by_reference(index::find(key)?)
+}
+
+/// As [`find`], at once for a flow that is in one of its home slots.
+#[inline(always)]
+pub fn find_fast(config: &Config, key: &FlowKey) -> Option<Found> {
+    let [a, b] = key.words();
+    match index::at_home(config, a, b) {
+        Some((flow, reference)) => Some(Found { flow, reference }),
+        None => find(key),
+    }
 }
 
 /// The flow, unless its idle time is over and the collector has not come by yet: then it ends here, and is not revived.

@@ -18,8 +18,10 @@ use xnat_common::{Addr, Flow, FlowKey, Port, Ticks};
 use crate::atomic;
 use crate::claim::Opening;
 
-/// Slots of the flow table unless user space asks for another number.
+/// Flows of the table unless user space asks for another number.
 const FLOWS_DEFAULT: usize = 262_144;
+/// Slots of such a table.
+const SLOTS_DEFAULT: usize = index::slots(FLOWS_DEFAULT as u32) as usize;
 /// Elements are allocated when they are inserted, from the kernel's own reserve for programs (kernel 6.1): what most hosts
 /// use little of takes little.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -33,14 +35,14 @@ pub static CURSORS: Array<Cursors, 1> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { counter::CAPACITY as usize }> = PerCpuArray::new();
 #[btf_map]
-pub static FLOWS: Array<Flow, FLOWS_DEFAULT, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub static FLOWS: Array<Flow, SLOTS_DEFAULT, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub static OPENING: PerCpuArray<Opening, 1> = PerCpuArray::new();
 #[btf_map]
 pub static TUPLES: Array<Bucket, { index::buckets(FLOWS_DEFAULT as u32) as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
 #[btf_map]
-pub static FREE: Stack<u32, FLOWS_DEFAULT> = Stack::new();
+pub static FREE: Stack<u32, SLOTS_DEFAULT> = Stack::new();
 #[btf_map]
 pub static SUBNETS: LpmTrie<Addr, Subnet, 1024> = LpmTrie::new();
 #[btf_map]
@@ -149,6 +151,13 @@ pub fn flow_opened() {
         // SAFETY: a field of a map value.
         unsafe { atomic::add(&raw mut (*cursors).used, 1) };
     }
+}
+
+/// How many flows are live.
+#[inline(always)]
+pub fn flows_live() -> u64 {
+    // SAFETY: a field of a map value.
+    CURSORS.get_ptr(0).map_or(0, |cursors| unsafe { (&raw const (*cursors).used).read_volatile() })
 }
 
 /// How many flows have ended.

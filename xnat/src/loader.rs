@@ -141,9 +141,13 @@ impl Dataplane {
     /// Runs the collector over `slices` slices of the flow table.
     pub(crate) fn collect(&mut self, slices: u32) -> Result<(), LoadError> {
         // The program wants a packet, whatever it says: an Ethernet header with some room behind it.
-        let options = TestRunOptions { data_in: Some(&[0; 64]), repeat: slices, ..TestRunOptions::default() };
+        // Each slice is a run of its own, because the kernel lets no packet through on this processor before all that were
+        // asked for in one are over (`bpf_test_run`).
         let name = program::COLLECT;
-        self.program(name)?.test_run(options).map_err(|error| LoadError::Program { name, error })?;
+        for _ in 0..slices {
+            let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+            self.program(name)?.test_run(options).map_err(|error| LoadError::Program { name, error })?;
+        }
         Ok(())
     }
 }
@@ -179,9 +183,9 @@ fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Ebpf, LoadError> {
 }
 
 fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
-    loader.map_max_entries(map::FLOWS, max_flows);
+    loader.map_max_entries(map::FLOWS, index::slots(max_flows));
     loader.map_max_entries(map::TUPLES, index::buckets(max_flows));
-    loader.map_max_entries(map::FREE, max_flows);
+    loader.map_max_entries(map::FREE, index::slots(max_flows));
     loader.map_max_entries(map::REMOTES, max_flows);
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use aya::maps::{Array, Map, MapData, MapError};
 use thiserror::Error;
 use xnat_common::Addr;
-use xnat_common::config::{Config, Cursors};
+use xnat_common::config::Config;
 use xnat_common::flow::{Flow, Kind, State, Word};
 use xnat_common::names::map;
 
@@ -39,7 +39,6 @@ pub(crate) enum TableError {
 #[derive(Debug)]
 pub(crate) struct FlowTable {
     slots: Mapped<Flow>,
-    cursors: Cursors,
     config: Config,
 }
 
@@ -47,9 +46,9 @@ impl FlowTable {
     /// Opens the pinned flow table of `instance`.
     pub(crate) fn open(instance: &Instance) -> Result<Self, TableError> {
         let pin = |name| open_pin(instance, name);
-        let (config, cursors) = (read_one(map::CONFIG, pin)?, read_one(map::CURSORS, pin)?);
+        let config = read_one(map::CONFIG, pin)?;
         let slots = Mapped::new(&pin(map::FLOWS)?, Access::Read).map_err(TableError::Mmap)?;
-        Ok(Self { slots, cursors, config })
+        Ok(Self { slots, config })
     }
 
     /// The configuration under which the flows live.
@@ -59,9 +58,7 @@ impl FlowTable {
 
     /// The live flows, each a whole record.
     pub(crate) fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
-        // Slots beyond the fresh mark have never held a flow. Those taken from now on are not of this moment's list.
-        let used = usize::try_from(self.cursors.fresh).unwrap_or(usize::MAX).min(self.slots.len());
-        (0..used).filter_map(|index| read(&self.slots, index))
+        (0..self.slots.len()).filter_map(|index| read(&self.slots, index))
     }
 }
 

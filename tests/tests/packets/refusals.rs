@@ -7,6 +7,7 @@ use socket2::Type;
 use xnat_common::counter::Counter;
 use xnat_common::packet::proto;
 use xnat_common::tcp::State as Tcp;
+use xnat_common::{Flow, Port};
 use xnat_tests::packet::{ACK, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, NODE1, OUTSIDE};
 use xnat_tests::wait::{self, SOON};
@@ -15,7 +16,7 @@ use crate::fixture::{Given, MARK_DONE, REDIRECT, SHOT, outside};
 use crate::packet::{End, Packet, echo, icmp, icmp_error, other, tcp, udp};
 use crate::wire::{Offload, host, partial};
 use crate::world::Hook::{InsideIn, InsideOut, UplinkIn};
-use crate::world::{GATEWAY, SLOTS, World, now};
+use crate::world::{GATEWAY, MAX_FLOWS, World, now};
 
 const SERVER: End = (ANYWHERE, 80);
 const ELSEWHERE: End = (OUTSIDE, 80);
@@ -254,8 +255,8 @@ fn closed_connections_give_their_ports_up() {
 #[test]
 fn closed_connections_give_their_records_up() {
     let mut world = World::new();
-    world.configure(|config| config.max_flows = SLOTS);
-    for n in 0..SLOTS as u16 {
+    world.configure(|config| config.max_flows = MAX_FLOWS);
+    for n in 0..MAX_FLOWS as u16 {
         let state = if n == 17 { Tcp::Close } else { Tcp::Established };
         let flow = outside(proto::TCP, (container(n as u8).0, 3000 + n), SERVER).answered().tcp(state);
         Given::Known(flow).prepare(&mut world);
@@ -278,9 +279,14 @@ fn a_container_has_no_more_ports_than_its_quota() {
     world.port_on_wire(&udp((N1, 5001), ELSEWHERE));
     world.port_on_wire(&udp(container(0), SERVER));
     // Of a port with two flows, both have to end.
-    world.end(1);
+    let end = |world: &mut World, dst: Ipv4Addr| {
+        let is_it = |flow: &Flow| flow.original.sport == Port::new(5001) && flow.original.dst == dst.into();
+        let slot = world.flows().iter().find(|(_, flow)| is_it(flow)).expect("the flow").0;
+        world.end(slot);
+    };
+    end(&mut world, SERVER.0);
     expect_refused(&mut world, &udp((N1, 5003), SERVER), N1, 8, Counter::QuotaExceeded);
-    world.end(3);
+    end(&mut world, ELSEWHERE.0);
     world.port_on_wire(&udp((N1, 5003), SERVER));
     expect_refused(&mut world, &udp((N1, 5004), SERVER), N1, 8, Counter::QuotaExceeded);
     world.expect_nothing_left();

@@ -4,10 +4,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use aya::maps::Array;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{State, Word};
-use xnat_common::names::map;
 use xnat_common::packet::proto;
 use xnat_common::tcp::State as Tcp;
 use xnat_common::tcp::window::Scale;
@@ -93,10 +91,7 @@ impl World {
 
     /// Makes the flow one that was last seen this many seconds ago.
     fn age(&mut self, seconds: u32) {
-        let mut flow = self.flow();
-        flow.word = Word::new(Word(flow.word).generation(), ago(seconds)).0;
-        let mut flows: Array<_, Flow> = self.ebpf.map_mut(map::FLOWS).expect("the flows").try_into().expect("an array");
-        flows.set(0, &flow, 0).expect("the first slot");
+        self.change_flow(|flow| flow.word = Word::new(Word(flow.word).generation(), ago(seconds)).0);
     }
 
     fn times(&mut self, counter: Counter) -> u64 {
@@ -230,10 +225,7 @@ fn what_belongs_to_the_flow_stays_when_it_is_reopened() {
     world.connect();
     world.follow(&[(Server, segment(Server, RST), Tcp::Close)]);
     let kept = State::MAPPED | State::REMOTE_NEAR;
-    let mut flow = world.flow();
-    flow.state |= kept;
-    let mut flows: Array<_, Flow> = world.ebpf.map_mut(map::FLOWS).expect("the flows").try_into().expect("an array");
-    flows.set(0, &flow, 0).expect("the first slot");
+    world.change_flow(|flow| flow.state |= kept);
     world.follow(&[(Container, segment(Container, SYN), Tcp::SynSent)]);
     assert_eq!(State(world.flow().state), State(kept).with_tcp(Tcp::SynSent));
 }

@@ -7,12 +7,12 @@ use xnat_common::index::{self, Bucket, Entry, Place};
 use xnat_common::names::map as names;
 use xnat_common::{Direction, FlowKey};
 
-use crate::world::{SLOTS, map};
+use crate::world::{MAX_FLOWS, map};
 
 /// What the table's seed is in these tests.
 pub const SEED: u64 = 0x0123_4567_89ab_cdef;
 /// One less than its number of buckets.
-pub const MASK: u32 = index::buckets(SLOTS) - 1;
+pub const MASK: u32 = index::buckets(MAX_FLOWS) - 1;
 
 fn place(key: &FlowKey) -> Place {
     Place::of(key.words(), SEED, MASK)

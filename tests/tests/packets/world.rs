@@ -14,6 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::Counter;
+use xnat_common::flow::State;
 use xnat_common::fragment::{
     Datagram, DatagramKey, Fate, Fragment, FragmentKey, Handle, Held, Sent, SentKey, Source, SourceUse,
 };
@@ -29,8 +30,10 @@ use crate::packet::{Macs, Packet};
 use crate::skb::{Outcome, Run};
 use crate::tuples;
 
+/// How many flows there may be.
+pub const MAX_FLOWS: u32 = 32;
 /// Slots of the flow table.
-pub const SLOTS: u32 = 32;
+pub const SLOTS: u32 = xnat_common::index::slots(MAX_FLOWS);
 /// The inside interface, which holds 192.168.110.1.
 pub const INSIDE: u32 = 101;
 /// The other end of its veth: the container's.
@@ -212,7 +215,7 @@ impl World {
             uplink: UPLINK,
             uplink_mtu: MTU,
             address: NODE1.into(),
-            max_flows: SLOTS,
+            max_flows: MAX_FLOWS,
             seed: tuples::SEED,
             bucket_mask: tuples::MASK,
             least_idle: Timeouts::default().least().0,
@@ -350,8 +353,23 @@ impl World {
     /// The live flows, by slot.
     pub fn flows(&mut self) -> Vec<(u32, Flow)> {
         let flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
-        let all = (0..SLOTS).map(|slot| (slot, flows.get(&slot, 0).expect("a slot")));
-        all.filter(|(_, flow)| flow.is_live()).collect()
+        let read = |slot| {
+            let mut flow = flows.get(&slot, 0).expect("a slot");
+            // What is the slot's, not the flow's.
+            flow.state &= !(State::PUBLISHED | State::LISTED);
+            (slot, flow)
+        };
+        (0..SLOTS).map(read).filter(|(_, flow)| flow.is_live()).collect()
+    }
+
+    /// Changes the one flow that there is.
+    #[track_caller]
+    pub fn change_flow(&mut self, change: impl FnOnce(&mut Flow)) {
+        let (slot, _) = self.flows()[0];
+        let mut flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
+        let mut flow = flows.get(&slot, 0).expect("a slot");
+        change(&mut flow);
+        flows.set(slot, &flow, 0).expect("a slot");
     }
 
     /// The one flow that there is.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use xnat_common::host_port::LINK_PORT;
+use xnat_common::index;
 use xnat_common::subnet::Subnet;
 use xnat_common::{Addr, Flow};
 
@@ -135,7 +136,7 @@ impl Daemon {
             flow.peer == Addr::UNSPECIFIED && ranges.iter().any(|range| range.contains(dst))
         };
         if table::doom(&flows, astray) > 0 {
-            self.dataplane.collect(slices(self.settings.max_flows))?;
+            self.dataplane.collect(slices(index::slots(self.settings.max_flows)))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Context as _;
 use xnat_common::config::Config;
+use xnat_common::index;
 use xnat_common::names::program;
 
 use super::serve::slices;
@@ -98,7 +99,7 @@ impl Daemon {
     fn end_flows_at(&mut self, address: Ipv4Addr) -> anyhow::Result<()> {
         let flows = self.maps.flows().context("mapping the flow table into memory")?;
         if table::doom(&flows, |flow| Ipv4Addr::from(flow.wire_address()) == address) > 0 {
-            self.dataplane.collect(slices(self.settings.max_flows))?;
+            self.dataplane.collect(slices(index::slots(self.settings.max_flows)))?;
         }
         Ok(())
     }

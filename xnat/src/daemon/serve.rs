@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use xnat_common::host_port;
+use xnat_common::{host_port, index};
 
 use super::Daemon;
 use crate::api::Request;
@@ -24,7 +24,7 @@ const COLLECTION: Duration = Duration::from_millis(250);
 /// In how many turns it passes the whole table: five seconds.
 const TURNS: u32 = 20;
 /// How many slots a run of the collector looks at.
-const SLICE: u32 = 4096;
+const SLICE: u32 = 512;
 /// How often the dataplane is told which ports the host uses.
 const STAMPING: Duration = Duration::from_secs(host_port::STAMP_SECONDS);
 /// How often everything is looked at without a reason.
@@ -164,7 +164,7 @@ impl Daemon {
     /// A turn of the collector, which without flows has nothing to do.
     fn collect(&mut self) -> anyhow::Result<()> {
         if self.maps.cursors()?.used > 0 {
-            self.dataplane.collect(slices_a_turn(self.settings.max_flows))?;
+            self.dataplane.collect(slices_a_turn(index::slots(self.settings.max_flows)))?;
         }
         Ok(())
     }
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn the_table_is_passed_in_five_seconds() {
         assert_eq!(COLLECTION * TURNS, Duration::from_secs(5));
-        for (slots, slices) in [(64, 1), (4096 * 20, 1), (4096 * 20 + 1, 2), (262_144, 4), (1 << 20, 13)] {
+        for (slots, slices) in [(64, 1), (512 * 20, 1), (512 * 20 + 1, 2), (262_144, 26), (1 << 20, 103)] {
             assert_eq!(slices_a_turn(slots), slices, "{slots}");
         }
     }

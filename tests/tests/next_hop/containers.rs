@@ -1,0 +1,151 @@
+//! Containers and their bridge.
+
+use xnat_tests::host::Container;
+use xnat_tests::netns::Namespace;
+use xnat_tests::topology::{ANYWHERE, N1, N2, Reference};
+use xnat_tests::xnat::{self, Xnat};
+
+use super::{Talk, change_mac, expect_forwarding, expect_neighbour, join};
+
+const NEW_MAC: &str = "02:00:5e:00:00:bb";
+const GATEWAY: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 168, 110, 1);
+
+/// Flows of n1's in all directions.
+struct Talks {
+    reference: Reference,
+    all: [Talk; 3],
+    _xnat: (Xnat, Xnat),
+}
+
+impl Talks {
+    fn begin() -> Self {
+        let reference = Reference::new();
+        let xnat = xnat::start_both(&reference);
+        let (n1, n2) = (reference.n1().ns(), reference.n2().ns());
+        let outside = Talk::begin(n1, reference.outside.ns(), ANYWHERE);
+        let from_the_peer = Talk::begin(n2, n1, N1);
+        let to_the_peer = Talk::begin_at(n1, 41001, n2, N2);
+        Self { all: [outside, from_the_peer, to_the_peer], reference, _xnat: xnat }
+    }
+
+    fn host(&self) -> &Namespace {
+        self.reference.node1.host.ns()
+    }
+
+    fn n1(&self) -> &Container {
+        self.reference.n1()
+    }
+
+    #[track_caller]
+    fn expect_to_go_on(&mut self) {
+        self.all.iter_mut().for_each(Talk::expect_to_go_on);
+    }
+}
+
+#[test]
+fn a_container_changes_its_mac_address() {
+    let mut talks = Talks::begin();
+    change_mac(talks.n1().ns(), "eth0", NEW_MAC);
+    expect_neighbour(talks.host(), N1, NEW_MAC);
+    talks.expect_to_go_on();
+}
+
+#[test]
+fn a_container_moves_to_another_port_with_its_addresses() {
+    let mut talks = Talks::begin();
+    let mac = talks.n1().mac();
+    for port in ["moved", "back"] {
+        talks.n1().ns().ip("link delete eth0");
+        join(talks.host(), talks.n1(), port, &mac, GATEWAY);
+        talks.expect_to_go_on();
+    }
+}
+
+#[test]
+fn a_container_is_started_anew() {
+    let mut talks = Talks::begin();
+    let mut n1 = talks.n1().clone();
+    let before = n1.mac();
+    n1.stop();
+    n1.start();
+    assert_ne!(n1.mac(), before);
+    talks.expect_to_go_on();
+}
+
+#[test]
+fn a_port_goes_down_and_comes_back() {
+    let mut talks = Talks::begin();
+    let port = talks.n1().port().1.to_owned();
+    talks.host().ip(&format!("link set {port} down"));
+    assert!(!talks.all[0].is_echoed(), "through a port that is down");
+    talks.host().ip(&format!("link set {port} up"));
+    expect_forwarding(talks.host(), &port);
+    talks.expect_to_go_on();
+}
+
+#[test]
+fn a_port_leaves_its_bridge_and_joins_it_again() {
+    let mut talks = Talks::begin();
+    let port = talks.n1().port().1.to_owned();
+    talks.host().ip(&format!("link set {port} nomaster"));
+    talks.host().ip(&format!("link set {port} master br0"));
+    expect_forwarding(talks.host(), &port);
+    talks.expect_to_go_on();
+}
+
+#[test]
+fn a_bridge_changes_its_mac_address() {
+    let mut talks = Talks::begin();
+    change_mac(talks.host(), "br0", NEW_MAC);
+    expect_neighbour(talks.n1().ns(), GATEWAY, NEW_MAC);
+    talks.expect_to_go_on();
+}
+
+/// The host is told nothing when a station changes places behind a switch of its own: no port of the host's bridge goes
+/// up or down.
+#[test]
+fn a_container_behind_a_switch_turns_up_at_another_port() {
+    let mut talks = Talks::begin();
+    let switch = Namespace::new("switch");
+    switch.ip("link add sw0 type bridge");
+    switch.ip("link set sw0 up");
+    let mac = talks.n1().mac();
+    talks.n1().ns().ip("link delete eth0");
+    for port in ["one", "two"] {
+        switch.ip(&format!("link add {port} type veth peer name {port} netns {}", talks.host().name()));
+        switch.ip(&format!("link set {port} up"));
+        talks.host().ip(&format!("link set {port} up"));
+        talks.host().ip(&format!("link set {port} master br0"));
+        expect_forwarding(talks.host(), port);
+    }
+    let n1 = talks.n1().ns();
+    n1.ip(&format!("link add eth0 address {mac} type veth peer name n1 netns {}", switch.name()));
+    n1.ip("link set eth0 up");
+    switch.ip("link set n1 up");
+    switch.ip("link set n1 master sw0");
+    expect_forwarding(&switch, "n1");
+    n1.ip(&format!("address add {N1}/24 dev eth0"));
+    n1.ip(&format!("route add default via {GATEWAY}"));
+    let mut last = "two";
+    for port in ["one", "two", "one"] {
+        switch.ip(&format!("link set {last} nomaster"));
+        switch.ip(&format!("link set {port} master sw0"));
+        expect_forwarding(&switch, port);
+        talks.expect_to_go_on();
+        last = port;
+    }
+}
+
+#[test]
+fn a_port_carries_nothing_while_the_bridge_looks_for_loops() {
+    let mut talks = Talks::begin();
+    let port = talks.n1().port().1.to_owned();
+    // In hundredths of a second; the least that the spanning tree protocol allows, which passes twice.
+    talks.host().ip("link set br0 type bridge stp_state 1 forward_delay 200");
+    talks.host().ip(&format!("link set {port} down"));
+    talks.host().ip(&format!("link set {port} up"));
+    // From the peer: the bridge is the one to say whether it gets through.
+    assert!(!talks.all[1].is_echoed(), "through a port that only listens");
+    expect_forwarding(talks.host(), &port);
+    talks.expect_to_go_on();
+}
