@@ -76,11 +76,12 @@ fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
     if OUT {
         is_at_its_place(skb, &plain, &found, watch, now)?;
     }
-    if !is_alive(config, &found, now) || plain.proto == proto::TCP && !is_plausible(skb, &plain, &found) {
+    let way = hop::remembered(hop::name(&found, found.direction()), watch, now)?;
+    if plain.wire_len(skb) > way.mtu || !may_live(config, &found, now) {
         return None;
     }
-    let way = hop::remembered(hop::name(&found, found.direction()), watch, now)?;
-    if plain.wire_len(skb) > way.mtu {
+    // Only what is known to be a packet of the flow keeps it alive.
+    if plain.proto == proto::TCP && !is_plausible(skb, &plain, &found) || !found.refresh(now) {
         return None;
     }
     account::count(&found, plain.total_len.into());
@@ -90,7 +91,8 @@ fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
     if way.asks(now) {
         return Some(if OUT { forward::to_uplink(skb, config) } else { forward::to_inside(skb, found.flow().inside) });
     }
-    if OUT {
+    // At a port of a bridge there is no hook that would look for the mark, and take it off.
+    if OUT || way.ifindex == found.flow().inside {
         skb.set_mark(MARK_DONE);
     }
     way.go(skb)
@@ -103,15 +105,10 @@ fn is_at_its_place(skb: Skb, plain: &Plain, found: &Found, watch: &Watch, now: T
     (back.ifindex == skb.ifindex() && back.src == plain.mac).then_some(())
 }
 
-/// Whether the flow lives; stamps it.
+/// Whether the flow cannot have expired without the collector having come by yet.
 #[inline(always)]
-fn is_alive(config: &Config, found: &Found, now: Ticks) -> bool {
-    let word = found.word();
-    if word.last_seen() == now {
-        return word.generation() == found.reference.generation();
-    }
-    // Perhaps it has expired, and the collector has not come by yet.
-    now.since(word.last_seen()).0 < config.least_idle && found.refresh(now)
+fn may_live(config: &Config, found: &Found, now: Ticks) -> bool {
+    now.since(found.word().last_seen()).0 < config.least_idle
 }
 
 /// Whether a TCP segment is one of its connection; takes over what it says of the windows.
