@@ -27,6 +27,12 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// The words of `xnat run`: those of a test, and with `XNAT_SLOW=1` that packets take the slow path.
+fn run_words(words: &str) -> String {
+    let slow = std::env::var_os("XNAT_SLOW").is_some_and(|value| value == "1");
+    format!("run {words}{}", if slow { " --slow-path" } else { "" })
+}
+
 /// Runs a command of xnat that is not about an instance (`check`, `--help`) inside a host.
 #[track_caller]
 pub fn attempt(ns: &Namespace, words: &str) -> Finished {
@@ -72,7 +78,7 @@ impl Instance {
     /// Runs `xnat run` with words that it should refuse. Should it accept them, it is ended and the code is not 2.
     #[track_caller]
     pub fn attempt_run(&self, words: &str) -> Finished {
-        let mut running = Running::start(&mut self.command(&format!("run {words}")));
+        let mut running = Running::start(&mut self.command(&run_words(words)));
         let accepted = |running: &Running| running.stdout().lines().any(|line| line.starts_with("ready"));
         wait::within(LIMIT, || (!running.is_running() || accepted(&running)).then_some(()));
         running.stop(Signal::SIGTERM, LIMIT)
@@ -133,7 +139,7 @@ impl Instance {
 
     #[track_caller]
     fn start_process(&self, words: &str) -> Running {
-        let mut running = Running::start(&mut self.command(&format!("run {words}")));
+        let mut running = Running::start(&mut self.command(&run_words(words)));
         running.expect_line("that it is ready", LIMIT, |line| line.starts_with("ready"));
         running
     }

@@ -19,7 +19,7 @@ use crate::hop::{self, Mac};
 use crate::lookup::{self, Found};
 use crate::maps::{self, WATCH};
 use crate::parse::IP;
-use crate::skb::{MARK_DONE, Skb};
+use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{account, forward, identification};
 
@@ -76,11 +76,12 @@ fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
     if OUT {
         is_at_its_place(skb, &plain, &found, watch, now)?;
     }
-    if !is_alive(config, &found, now) || plain.proto == proto::TCP && !is_plausible(skb, &plain, &found) {
+    let way = hop::remembered(hop::name(&found, found.direction()), watch, now)?;
+    if plain.wire_len(skb) > way.mtu.into() || !may_live(config, &found, now) {
         return None;
     }
-    let way = hop::remembered(hop::name(&found, found.direction()), watch, now)?;
-    if plain.wire_len(skb) > way.mtu {
+    // Only what is known to be a packet of the flow keeps it alive.
+    if plain.proto == proto::TCP && !is_plausible(skb, &plain, &found) || !found.refresh(now) {
         return None;
     }
     account::count(&found, plain.total_len.into());
@@ -90,10 +91,7 @@ fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
     if way.asks(now) {
         return Some(if OUT { forward::to_uplink(skb, config) } else { forward::to_inside(skb, found.flow().inside) });
     }
-    if OUT {
-        skb.set_mark(MARK_DONE);
-    }
-    way.go(skb)
+    way.go(skb, OUT)
 }
 
 /// Whether a container's packet comes from where answers to it go, and is for this host's MAC address there.
@@ -103,15 +101,10 @@ fn is_at_its_place(skb: Skb, plain: &Plain, found: &Found, watch: &Watch, now: T
     (back.ifindex == skb.ifindex() && back.src == plain.mac).then_some(())
 }
 
-/// Whether the flow lives; stamps it.
+/// Whether the flow cannot have expired without the collector having come by yet.
 #[inline(always)]
-fn is_alive(config: &Config, found: &Found, now: Ticks) -> bool {
-    let word = found.word();
-    if word.last_seen() == now {
-        return word.generation() == found.reference.generation();
-    }
-    // Perhaps it has expired, and the collector has not come by yet.
-    now.since(word.last_seen()).0 < config.least_idle && found.refresh(now)
+fn may_live(config: &Config, found: &Found, now: Ticks) -> bool {
+    now.since(found.word().last_seen()).0 < config.least_idle
 }
 
 /// Whether a TCP segment is one of its connection; takes over what it says of the windows.
@@ -178,7 +171,7 @@ impl Plain {
         (fits && flags & MEANT == flags::ACK).then_some(Self { header, ..self })
     }
 
-    /// The length of the longest IP packet that will leave.
+    /// The length of the longest IP packet that will leave: of a segment, if the packet will be cut into such.
     #[inline(always)]
     fn wire_len(&self, skb: Skb) -> u32 {
         match skb.gso_size() {
@@ -211,8 +204,8 @@ fn rewrite<const OUT: bool>(skb: Skb, plain: &Plain, found: &Found) -> Step<()> 
         }
         let field = ip.add(ipv4::CHECKSUM).cast::<u16>();
         field.write(checksum::update(field.read(), delta));
-        ip.add(ipv4::SRC).cast::<u32>().write_unaligned(to.src.0);
-        ip.add(ipv4::DST).cast::<u32>().write_unaligned(to.dst.0);
+        ip.add(ipv4::SRC).cast::<u32>().write(to.src.0);
+        ip.add(ipv4::DST).cast::<u32>().write(to.dst.0);
         let ports = ip.add(ipv4::LEN).cast::<u16>();
         ports.write(to.sport.0);
         ports.add(1).write(to.dport.0);
@@ -232,8 +225,8 @@ fn tuple(skb: Skb) -> Step<Tuple> {
         let ip = frame.cast::<u8>().add(IP);
         let ports = ip.add(ipv4::LEN).cast::<u16>();
         Ok(Tuple {
-            src: Addr(ip.add(ipv4::SRC).cast::<u32>().read_unaligned()),
-            dst: Addr(ip.add(ipv4::DST).cast::<u32>().read_unaligned()),
+            src: Addr(ip.add(ipv4::SRC).cast::<u32>().read()),
+            dst: Addr(ip.add(ipv4::DST).cast::<u32>().read()),
             sport: Port(ports.read()),
             dport: Port(ports.add(1).read()),
         })
@@ -248,7 +241,7 @@ fn transport_checksum(skb: Skb, udp: bool, translation: &Translation) -> Step<()
     let field: *mut u16 = skb.at(at).ok_or(FAILED)?;
     // SAFETY: `at` has checked the bounds.
     let old = unsafe { field.read() };
-    if skb.gso_size() != 0 || old == pseudo_header(skb)? {
+    if old == pseudo_header(skb)? || skb.gso_size() != 0 {
         skb.change_checksum(at, translation.addresses, true, udp)?;
         return skb.change_checksum(at, translation.ports, false, udp);
     }
@@ -273,8 +266,7 @@ fn pseudo_header(skb: Skb) -> Step<u16> {
     unsafe {
         let ip = frame.cast::<u8>().add(IP);
         let len = u16::from_be(ip.add(ipv4::TOTAL_LEN).cast::<u16>().read()).wrapping_sub(ipv4::LEN as u16);
-        let ends = sum32(ip.add(ipv4::SRC).cast::<u32>().read_unaligned())
-            + sum32(ip.add(ipv4::DST).cast::<u32>().read_unaligned());
+        let ends = sum32(ip.add(ipv4::SRC).cast::<u32>().read()) + sum32(ip.add(ipv4::DST).cast::<u32>().read());
         let protocol = u16::from(*ip.add(ipv4::PROTO)).to_be();
         Ok(checksum::fold(ends + u32::from(protocol) + u32::from(len.to_be())))
     }

@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// How many tests on network namespaces run at a time
     #[arg(long, value_name = "N", default_value_t = 2)]
     test_threads: u32,
+    /// Have every packet take the slow path, to see that the fast one loses nothing
+    #[arg(long)]
+    slow_path: bool,
     /// Further arguments for the test programs, such as --nocapture
     #[arg(last = true)]
     args: Vec<String>,
@@ -162,6 +165,9 @@ impl Options {
             .env("XNAT_OBJECT", toolchain.workspace.ebpf_object())
             .arg("--")
             .args(self.libtest(Some(self.test_threads)));
+        if self.slow_path {
+            cargo.env("XNAT_SLOW", "1");
+        }
         cargo
     }
 
@@ -246,9 +252,10 @@ mod tests {
         assert_eq!(bare.libtest(None), Vec::<String>::new());
         assert_eq!(bare.libtest(Some(bare.test_threads)), ["--test-threads=2"]);
 
-        let full = options("tcp_syn --test-threads 1 --tier net -- --nocapture");
+        let full = options("tcp_syn --test-threads 1 --tier net --slow-path -- --nocapture");
         assert_eq!(full.libtest(Some(full.test_threads)), ["tcp_syn", "--test-threads=1", "--nocapture"]);
         assert_eq!(full.tier, Selection::Net);
+        assert!(full.slow_path && !bare.slow_path);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #![expect(clippy::too_many_lines, reason = "a table is as long as it is")]
 
 mod crossing;
+mod express;
 mod fixture;
 mod forgotten;
 mod forwards;
@@ -15,6 +16,8 @@ mod hairpin;
 mod host;
 mod hygiene;
 mod icmp_errors;
+mod lane;
+mod lanes;
 mod ledger;
 mod mapping;
 mod mutated;

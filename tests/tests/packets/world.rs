@@ -21,6 +21,7 @@ use xnat_common::fragment::{
 use xnat_common::host_port;
 use xnat_common::names::{map, program};
 use xnat_common::subnet::{Inside, Peer, Subnet};
+use xnat_common::timeout::Timeouts;
 use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Side, Ticks};
 use xnat_tests::netns::Namespace;
 use xnat_tests::topology::{NODE1, NODE2, NODE3};
@@ -203,6 +204,8 @@ impl World {
         self.set_peer(NODE2, Peer { flags: Peer::SPEAKS_XNAT, ..Peer::default() });
         self.set_peer(NODE3, Peer::default());
         self.set_inside_mtu(MTU);
+        // Nobody watches the network, so every packet takes the long way.
+        self.set_watch(0, 0);
         self.configure(|_| {});
     }
 
@@ -215,6 +218,7 @@ impl World {
             max_flows: MAX_FLOWS,
             seed: tuples::SEED,
             bucket_mask: tuples::MASK,
+            least_idle: Timeouts::default().least().0,
             ..Config::default()
         };
         change(&mut config);
