@@ -87,21 +87,26 @@ impl Flow {
     pub const fn is_steady(&self, direction: Direction, side: Side) -> bool {
         const PASSING: u32 = State::ANNOUNCED | State::CROSSED | State::DOOMED | State::MOVING | State::HELD;
         const ANSWERED: u32 = State::REPLIED | State::CONFIRMED;
-        let state = State(self.state);
+        /// Bits of the kinds that there is nothing else to.
+        const KINDS: u32 = 1 << Kind::Outside as u32
+            | 1 << Kind::Peer as u32
+            | 1 << Kind::Inbound as u32
+            | 1 << Kind::Forward as u32
+            | 1 << Kind::Mapped as u32;
         let original = matches!(direction, Direction::Original);
-        let settled = match self.proto {
-            proto::TCP => matches!(state.tcp(), tcp::State::Established) && state.has(ANSWERED),
-            proto::UDP => original || state.has(ANSWERED | State::ASSURED),
-            _ => false,
+        // What has to be set, and what else is looked at.
+        let (set, seen) = match self.proto {
+            proto::TCP => (ANSWERED | tcp::State::Established as u32, 0xff),
+            proto::UDP if original => (0, 0),
+            proto::UDP => (ANSWERED | State::ASSURED, 0),
+            _ => return false,
         };
-        let its_kind = match Kind::from_u8(self.kind) {
-            Some(Kind::Outside | Kind::Inbound | Kind::Forward) => true,
-            Some(Kind::Peer) => state.has(State::CONFIRMED),
-            Some(Kind::Mapped) => state.has(State::REPLIED | State::MAPPED),
-            Some(Kind::Host | Kind::Hairpin) | None => false,
-        };
-        let expected = matches!(Kind::side(self.kind, direction), Side::Wire) == matches!(side, Side::Wire);
-        settled && its_kind && expected && state.0 & PASSING == 0
+        let set = if self.kind == Kind::Peer as u8 { set | State::CONFIRMED } else { set };
+        let set = if self.kind == Kind::Mapped as u8 { set | State::REPLIED | State::MAPPED } else { set };
+        let of_kind = self.kind < 32 && 1 << self.kind & KINDS != 0;
+        let opens_outward = self.kind < Kind::Inbound as u8;
+        let expected = (opens_outward == original) == matches!(side, Side::Inside);
+        of_kind && expected && self.state & (set | seen | PASSING) == set
     }
 
     /// Packets translated in `direction`.

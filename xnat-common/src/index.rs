@@ -10,7 +10,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::flow::Direction;
-use crate::tuple::{FlowKey, Side};
+use crate::tuple::{FlowKey, Side, Tuple};
 
 /// Entries of a bucket.
 pub const ENTRIES: usize = 7;
@@ -104,7 +104,8 @@ pub const fn homes([a, b]: [u64; 2], seed: u64, slots: u32) -> [u32; 2] {
     let (src, dst, sport, dport) = (a & 0xffff_ffff, a >> 32, b & 0xffff, b >> 16 & 0xffff);
     let (remote, remote_port, port) = if from_wire { (src, sport, dport) } else { (dst, dport, sport) };
     let hash = hash([remote | remote_port << 32 | port << 48, b >> 32 & 0xff], seed);
-    [(((hash >> 32) * slots as u64) >> 32) as u32, (((hash & 0xffff_ffff) * slots as u64) >> 32) as u32]
+    let other = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    [(((hash >> 32) * slots as u64) >> 32) as u32, (((other >> 32) * slots as u64) >> 32) as u32]
 }
 
 /// An entry of a bucket: the record's slot in the lower half, above it the direction and the tag.
@@ -154,10 +155,16 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn words(&self) -> [u64; 2] {
-        let tuple = &self.tuple;
-        [
-            tuple.src.0 as u64 | (tuple.dst.0 as u64) << 32,
-            tuple.sport.0 as u64 | (tuple.dport.0 as u64) << 16 | (self.proto as u64) << 32 | (self.side as u64) << 40,
-        ]
+        let [addresses, ports] = self.tuple.words();
+        [addresses, ports | (self.proto as u64) << 32 | (self.side as u64) << 40]
+    }
+}
+
+impl Tuple {
+    /// The tuple as two words: the addresses, and the ports in the lower half.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        [self.src.0 as u64 | (self.dst.0 as u64) << 32, self.sport.0 as u64 | (self.dport.0 as u64) << 16]
     }
 }

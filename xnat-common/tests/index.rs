@@ -24,12 +24,12 @@ fn insert(table: &mut [Bucket], place: Place, entry: Entry) -> Option<bool> {
     None
 }
 
-/// Both tuples of flows of one container to one server, port by port: as alike as tuples can be.
+/// Both tuples of flows of one container, port by port, to one server after the other: as alike as tuples can be.
 fn alike(number: u32) -> [FlowKey; 2] {
-    let (client, port) = (0x0b6e_a8c0 + (number >> 16 << 24), number as u16);
+    let (server, port) = (0x0909_0909 + (number >> 16 << 24), number as u16);
     [
-        key(client, 0x0909_0909, port.to_be(), 0x5000, Side::Inside),
-        key(0x0909_0909, 0x0400_1dac, 0x5000, port.to_be(), Side::Wire),
+        key(0x0b6e_a8c0, server, port.to_be(), 0x5000, Side::Inside),
+        key(server, 0x0400_1dac, 0x5000, port.to_be(), Side::Wire),
     ]
 }
 

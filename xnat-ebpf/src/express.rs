@@ -175,7 +175,7 @@ impl Plain {
         (fits && flags & MEANT == flags::ACK).then_some(Self { header, ..self })
     }
 
-    /// The length of the longest IP packet that will leave.
+    /// The length of the longest IP packet that will leave: of a segment, if the packet will be cut into such.
     #[inline(always)]
     fn wire_len(&self, skb: Skb) -> u32 {
         match skb.gso_size() {
@@ -208,8 +208,8 @@ fn rewrite<const OUT: bool>(skb: Skb, plain: &Plain, found: &Found) -> Step<()> 
         }
         let field = ip.add(ipv4::CHECKSUM).cast::<u16>();
         field.write(checksum::update(field.read(), delta));
-        ip.add(ipv4::SRC).cast::<u32>().write_unaligned(to.src.0);
-        ip.add(ipv4::DST).cast::<u32>().write_unaligned(to.dst.0);
+        ip.add(ipv4::SRC).cast::<u32>().write(to.src.0);
+        ip.add(ipv4::DST).cast::<u32>().write(to.dst.0);
         let ports = ip.add(ipv4::LEN).cast::<u16>();
         ports.write(to.sport.0);
         ports.add(1).write(to.dport.0);
@@ -229,8 +229,8 @@ fn tuple(skb: Skb) -> Step<Tuple> {
         let ip = frame.cast::<u8>().add(IP);
         let ports = ip.add(ipv4::LEN).cast::<u16>();
         Ok(Tuple {
-            src: Addr(ip.add(ipv4::SRC).cast::<u32>().read_unaligned()),
-            dst: Addr(ip.add(ipv4::DST).cast::<u32>().read_unaligned()),
+            src: Addr(ip.add(ipv4::SRC).cast::<u32>().read()),
+            dst: Addr(ip.add(ipv4::DST).cast::<u32>().read()),
             sport: Port(ports.read()),
             dport: Port(ports.add(1).read()),
         })
@@ -245,7 +245,7 @@ fn transport_checksum(skb: Skb, udp: bool, translation: &Translation) -> Step<()
     let field: *mut u16 = skb.at(at).ok_or(FAILED)?;
     // SAFETY: `at` has checked the bounds.
     let old = unsafe { field.read() };
-    if skb.gso_size() != 0 || old == pseudo_header(skb)? {
+    if old == pseudo_header(skb)? || skb.gso_size() != 0 {
         skb.change_checksum(at, translation.addresses, true, udp)?;
         return skb.change_checksum(at, translation.ports, false, udp);
     }
@@ -270,8 +270,7 @@ fn pseudo_header(skb: Skb) -> Step<u16> {
     unsafe {
         let ip = frame.cast::<u8>().add(IP);
         let len = u16::from_be(ip.add(ipv4::TOTAL_LEN).cast::<u16>().read()).wrapping_sub(ipv4::LEN as u16);
-        let ends = sum32(ip.add(ipv4::SRC).cast::<u32>().read_unaligned())
-            + sum32(ip.add(ipv4::DST).cast::<u32>().read_unaligned());
+        let ends = sum32(ip.add(ipv4::SRC).cast::<u32>().read()) + sum32(ip.add(ipv4::DST).cast::<u32>().read());
         let protocol = u16::from(*ip.add(ipv4::PROTO)).to_be();
         Ok(checksum::fold(ends + u32::from(protocol) + u32::from(len.to_be())))
     }

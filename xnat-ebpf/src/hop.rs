@@ -39,9 +39,10 @@ impl Mac {
     /// Six bytes may be read there.
     #[inline(always)]
     pub unsafe fn read(bytes: *const u8) -> Self {
-        // SAFETY: the caller vouches for the bytes; x86 and arm64 load what lies across.
+        // SAFETY: the caller vouches for the bytes; x86 and arm64 load what lies across, and an unaligned read would be
+        // made of single bytes.
         unsafe {
-            let (low, high) = (bytes.cast::<u32>().read_unaligned(), bytes.add(4).cast::<u16>().read_unaligned());
+            let (low, high) = (bytes.cast::<u32>().read(), bytes.add(4).cast::<u16>().read());
             Self(u64::from(high) << 32 | u64::from(low))
         }
     }
@@ -52,9 +53,14 @@ impl Mac {
     pub unsafe fn write(self, bytes: *mut u8) {
         // SAFETY: as in read.
         unsafe {
-            bytes.cast::<u32>().write_unaligned(self.0 as u32);
-            bytes.add(4).cast::<u16>().write_unaligned((self.0 >> 32) as u16);
+            bytes.cast::<u32>().write(self.0 as u32);
+            bytes.add(4).cast::<u16>().write((self.0 >> 32) as u16);
         }
+    }
+
+    #[inline(always)]
+    fn of([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
     }
 
     #[inline(always)]
@@ -240,11 +246,9 @@ fn ask(skb: Skb, to: Addr, ifindex: u32) -> Option<(Mac, Mac)> {
         return None;
     }
     // Before kernel 6.3 a neighbour that is still being asked for counted as one (commit 1fcd1f5e5d2a).
-    // SAFETY: both variants of the union are plain bytes, six each.
-    let (dst, src) = unsafe {
-        let ends = &raw const parameters.__bindgen_anon_6.__bindgen_anon_2;
-        (Mac::read((&raw const (*ends).dmac).cast()), Mac::read((&raw const (*ends).smac).cast()))
-    };
+    // SAFETY: both variants of the union are plain bytes.
+    let ends = unsafe { parameters.__bindgen_anon_6.__bindgen_anon_2 };
+    let (dst, src) = (Mac::of(ends.dmac), Mac::of(ends.smac));
     (dst.0 != 0).then_some((dst, src))
 }
 

@@ -73,14 +73,18 @@ pub fn at_home(config: &Config, a: u64, b: u64) -> Option<(*mut Flow, FlowRef)> 
 fn direction_of(flow: *mut Flow, a: u64, b: u64) -> Option<Direction> {
     // SAFETY: a map value.
     let flow = unsafe { &*flow };
-    if flow.key(Direction::Original).words() == [a, b] {
-        Some(Direction::Original)
-    } else if flow.key(Direction::Reply).words() == [a, b] {
-        Some(Direction::Reply)
+    let direction = if flow.original.words() == [a, b & PORTS] {
+        Direction::Original
+    } else if flow.reply.words() == [a, b & PORTS] {
+        Direction::Reply
     } else {
-        None
-    }
+        return None;
+    };
+    (flow.key(direction).words()[1] == b).then_some(direction)
 }
+
+/// What of a key's second word are the ports.
+const PORTS: u64 = 0xffff_ffff;
 
 #[inline(always)]
 fn published(flow: *mut Flow, slot: u32, word: Word, direction: Direction) -> Option<(*mut Flow, FlowRef)> {
