@@ -27,6 +27,8 @@ fn flows_learn_from_their_containers_packets_and_then_from_the_wires() {
     for (way, hook) in ways.into_iter().zip([InsideIn, UplinkIn]) {
         assert_eq!([way.dst, way.src], way_out(hook).macs());
         assert_eq!((way.epoch, way.mtu), (EPOCH, 1500));
+        let since = now().since(Ticks(way.asked)).0;
+        assert!((Hop::ASKING.0..Ticks::from_secs(5).0).contains(&since), "the next packet asks the kernel's neighbour");
     }
     // Another flow of the container's learns from either side.
     Given::Known(outside(proto::UDP, (N1, 40001), SERVER).answered()).prepare(&mut world);
