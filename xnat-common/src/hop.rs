@@ -48,8 +48,10 @@ pub struct Hop {
     pub epoch: u32,
     /// The interface through which packets leave.
     pub ifindex: u32,
-    /// Longest IP packet that it takes, in bytes.
-    pub mtu: u32,
+    /// Longest IP packet that it takes, in bytes, as far as there are any longer.
+    pub mtu: u16,
+    /// Bits of [`Hop::HOOKED`].
+    pub flags: u16,
     /// The neighbour's MAC address.
     pub dst: [u8; 6],
     /// This host's MAC address there.
@@ -59,6 +61,8 @@ pub struct Hop {
 }
 
 impl Hop {
+    /// A hook of ours is at the interface's egress, which has to know that the packet is done.
+    pub const HOOKED: u16 = 1;
     /// Stands for a name while the slot is being filled.
     pub const FILLING: u32 = u32::MAX;
     /// How many there are, as a power of two.

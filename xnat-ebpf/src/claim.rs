@@ -226,8 +226,14 @@ fn unlist(index: u32) {
 
 /// Lets others have a slot from which everything has been taken that leads to it, and puts it on the list of free ones
 /// unless it is there.
-#[inline(always)]
-pub fn free(flow: *mut Flow, index: u32) {
+///
+/// A global function, whose stack is not that of the collector.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xnat_free(index: u32) -> u32 {
+    let Some(flow) = FLOWS.get_ptr_mut(index) else {
+        return 0;
+    };
     let found = Found { flow, reference: FlowRef::default() };
     let word = found.word();
     // In this order: who takes it off the list in between finds it free, or clears the bit before it is looked at here.
@@ -237,6 +243,7 @@ pub fn free(flow: *mut Flow, index: u32) {
         account::mark(&found, State::LISTED, 0);
         let _ = FREE.push(&index, 0);
     }
+    0
 }
 
 /// Writes the record and makes the slot live.
@@ -296,6 +303,6 @@ fn give_back(found: &Found, has_port: bool) {
             index::remove(&found.flow().key(Direction::Reply), found.in_direction(Direction::Reply).reference);
             mapping::release(found.flow());
         }
-        free(found.flow, found.reference.index());
+        xnat_free(found.reference.index());
     }
 }

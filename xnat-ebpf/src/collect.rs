@@ -50,18 +50,15 @@ fn end_if(found: &Found, word: Word) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_bury(index: u32) -> u32 {
-    let Some(place) = FLOWS.get_ptr_mut(index) else {
+    let Some(flow) = FLOWS.get(index) else {
         return 0;
     };
-    // SAFETY: an array's value; the flow has ended, and its slot is nobody else's until `free`.
-    let flow = unsafe { &*place };
     for direction in [Direction::Original, Direction::Reply] {
         index::remove(&flow.key(direction), FlowRef::new(index, 0, direction));
     }
     mapping::release(flow);
     maps::flow_ended();
-    claim::free(place, index);
-    0
+    claim::xnat_free(index)
 }
 
 /// Ends the flow if it has been idle for too long.

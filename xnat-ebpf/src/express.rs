@@ -19,7 +19,7 @@ use crate::hop::{self, Mac};
 use crate::lookup::{self, Found};
 use crate::maps::{self, WATCH};
 use crate::parse::IP;
-use crate::skb::{MARK_DONE, Skb};
+use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{account, forward, identification};
 
@@ -77,7 +77,7 @@ fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
         is_at_its_place(skb, &plain, &found, watch, now)?;
     }
     let way = hop::remembered(hop::name(&found, found.direction()), watch, now)?;
-    if plain.wire_len(skb) > way.mtu || !may_live(config, &found, now) {
+    if plain.wire_len(skb) > way.mtu.into() || !may_live(config, &found, now) {
         return None;
     }
     // Only what is known to be a packet of the flow keeps it alive.
@@ -91,11 +91,7 @@ fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
     if way.asks(now) {
         return Some(if OUT { forward::to_uplink(skb, config) } else { forward::to_inside(skb, found.flow().inside) });
     }
-    // At a port of a bridge there is no hook that would look for the mark, and take it off.
-    if OUT || way.ifindex == found.flow().inside {
-        skb.set_mark(MARK_DONE);
-    }
-    way.go(skb)
+    way.go(skb, OUT)
 }
 
 /// Whether a container's packet comes from where answers to it go, and is for this host's MAC address there.

@@ -17,14 +17,15 @@ use xnat_common::{Addr, Direction, FlowRef, Side, Ticks};
 use crate::forward::{FAMILY_IPV4, PARAMETERS_LEN};
 use crate::lookup::{self, Found};
 use crate::maps::{self, HOPS, STATIONS, WATCH};
-use crate::skb::{Skb, zeroed};
+use crate::skb::{MARK_DONE, Skb, zeroed};
 use crate::{atomic, verdict::Verdict};
 
 /// A remembered hop, copied, and where it stands.
 #[derive(Clone, Copy)]
 pub struct Way {
     pub ifindex: u32,
-    pub mtu: u32,
+    pub mtu: u16,
+    pub flags: u16,
     pub dst: Mac,
     pub src: Mac,
     place: *mut Hop,
@@ -83,6 +84,7 @@ pub fn remembered(name: u32, watch: &Watch, now: Ticks) -> Option<Way> {
         let way = Way {
             ifindex: (*hop).ifindex,
             mtu: (*hop).mtu,
+            flags: (*hop).flags,
             dst: Mac::read((&raw const (*hop).dst).cast()),
             src: Mac::read((&raw const (*hop).src).cast()),
             place,
@@ -105,9 +107,12 @@ impl Way {
         true
     }
 
-    /// Gives the frame its MAC addresses and sends it out.
+    /// Gives the frame its MAC addresses and sends it out; to the uplink, which is always hooked, or inside.
     #[inline(always)]
-    pub fn go(&self, skb: Skb) -> Option<Verdict> {
+    pub fn go(&self, skb: Skb, to_uplink: bool) -> Option<Verdict> {
+        if to_uplink || self.flags & Hop::HOOKED != 0 {
+            skb.set_mark(MARK_DONE);
+        }
         let frame = skb.at::<[u8; ethernet::LEN]>(0)?.cast::<u8>();
         // SAFETY: twelve bytes from `frame` on are in bounds.
         unsafe {
@@ -171,8 +176,9 @@ extern "C" fn xnat_learn(skb: *mut __sk_buff, reference: u64, side: u32, now: u3
     let inside = found.flow().inside;
     if side == Side::Inside as u32 {
         let to = found.flow().translated(direction).dst;
-        let name = ask(skb, to, config.uplink)
-            .map_or(0, |(dst, src)| xnat_enter_hop(config.uplink, epoch, dst.0, src.0, config.uplink_mtu));
+        let name = ask(skb, to, config.uplink).map_or(0, |(dst, src)| {
+            xnat_enter_hop(config.uplink, epoch, dst.0, src.0, limits(config.uplink_mtu, true))
+        });
         set_name(&found, direction, Remembered::or_nothing(name, now));
         let container = found.flow().translated(direction.opposite()).dst;
         let port = skb.ifindex();
@@ -204,10 +210,17 @@ extern "C" fn xnat_learn(skb: *mut __sk_buff, reference: u64, side: u32, now: u3
 fn at_port(port: u32, inside: u32, epoch: u32, dst: Mac, src: Mac) -> u32 {
     match maps::inside(port) {
         Some(its) if its.flags & Inside::DIRECT != 0 && its.ifindex == inside => {
-            xnat_enter_hop(port, epoch, dst.0, src.0, its.mtu)
+            xnat_enter_hop(port, epoch, dst.0, src.0, limits(its.mtu, port == inside))
         }
         _ => 0,
     }
+}
+
+/// An interface's MTU, and [`Hop::HOOKED`] above, in one word.
+#[inline(always)]
+fn limits(mtu: u32, hooked: bool) -> u32 {
+    let mtu = if mtu < u32::from(u16::MAX) { mtu } else { u16::MAX.into() };
+    mtu | u32::from(if hooked { Hop::HOOKED } else { 0 }) << 16
 }
 
 /// At which port of the bridge a MAC address was seen in this epoch.
@@ -252,11 +265,11 @@ fn ask(skb: Skb, to: Addr, ifindex: u32) -> Option<(Mac, Mac)> {
     (dst.0 != 0).then_some((dst, src))
 }
 
-/// Enters a hop, unless it is there, and returns its name.
+/// Enters a hop, unless it is there, and returns its name. `limits` are those of [`limits`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_enter_hop(ifindex: u32, epoch: u32, dst: u64, src: u64, mtu: u32) -> u32 {
-    let (dst, src) = (Mac(dst), Mac(src));
+extern "C" fn xnat_enter_hop(ifindex: u32, epoch: u32, dst: u64, src: u64, limits: u32) -> u32 {
+    let (dst, src, mtu, flags) = (Mac(dst), Mac(src), limits as u16, (limits >> 16) as u16);
     let slot = Hop::slot_for(ifindex, dst.octets());
     let Some(hop) = HOPS.get_ptr_mut(slot) else {
         return 0;
@@ -265,7 +278,7 @@ extern "C" fn xnat_enter_hop(ifindex: u32, epoch: u32, dst: u64, src: u64, mtu: 
     unsafe {
         let before = (&raw const (*hop).name).read_volatile();
         let (there, here) = ((&raw mut (*hop).dst).cast::<u8>(), (&raw mut (*hop).src).cast::<u8>());
-        let same = (*hop).epoch == epoch && (*hop).ifindex == ifindex && (*hop).mtu == mtu;
+        let same = (*hop).epoch == epoch && (*hop).ifindex == ifindex && (*hop).mtu == mtu && (*hop).flags == flags;
         let known = same && Mac::read(there) == dst && Mac::read(here) == src;
         if known && (&raw const (*hop).name).read_volatile() == before && before != Hop::FILLING {
             return before;
@@ -276,6 +289,7 @@ extern "C" fn xnat_enter_hop(ifindex: u32, epoch: u32, dst: u64, src: u64, mtu: 
         (*hop).epoch = epoch;
         (*hop).ifindex = ifindex;
         (*hop).mtu = mtu;
+        (*hop).flags = flags;
         dst.write(there);
         src.write(here);
         // The first packet asks; zero would be in the future for half of the time that ticks count.

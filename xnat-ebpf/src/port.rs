@@ -90,9 +90,9 @@ fn search(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> u32 {
     if xnat_is_full(reference, goal, ended, now.0) != 0 {
         return NONE;
     }
-    let mut result = xnat_search_port(skb.raw(), reference, goal, now.0);
+    let mut result = find(skb, reference, goal, now.0);
     if result == NONE && collect::xnat_reclaim(now.0) != 0 {
-        result = xnat_search_port(skb.raw(), reference, goal, now.0);
+        result = find(skb, reference, goal, now.0);
     }
     if result == NONE {
         xnat_note_full(reference, goal, ended, now.0);
@@ -154,7 +154,7 @@ pub fn change(skb: Skb, found: &Found, now: Ticks) -> bool {
         return false;
     }
     let old = found.flow().key(Direction::Reply);
-    let moved = xnat_search_port(skb.raw(), found.reference.to_bits(), Goal::Flow as u32 | OTHER, now.0) == CHANGED;
+    let moved = find(skb, found.reference.to_bits(), Goal::Flow as u32 | OTHER, now.0) == CHANGED;
     if moved {
         index::remove(&old, found.in_direction(Direction::Reply).reference);
     }
@@ -210,36 +210,58 @@ struct Search {
 
 /// Finds a free port for a flow and takes it. `goal` is a [`Goal`], and perhaps [`OTHER`]. Returns [`KEPT`], [`CHANGED`],
 /// [`NONE`] or [`RETRY`].
+#[inline(always)]
+fn find(skb: Skb, reference: u64, goal: u32, now: u32) -> u32 {
+    let kept = xnat_keep_port(skb.raw(), reference, goal, now);
+    if kept != NONE {
+        return kept;
+    }
+    let goal = u64::from(now) << 32 | u64::from(goal & 0xff);
+    let found = xnat_search_range(skb.raw(), reference, goal, 0);
+    // No port of its class is left: an unprivileged one is better than none, but not the other way round.
+    if found == NONE { xnat_search_range(skb.raw(), reference, goal, 1) } else { found }
+}
+
+/// Takes the flow's own port if that is free and may be kept.
 ///
-/// A global function, which the verifier checks once by itself; so is [`xnat_try_port`].
+/// Global functions, which the verifier checks once by themselves, and one after the other, because the stack is short.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_search_port(skb: *mut __sk_buff, reference: u64, goal: u32, now: u32) -> u32 {
+extern "C" fn xnat_keep_port(skb: *mut __sk_buff, reference: u64, goal: u32, now: u32) -> u32 {
+    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
+        return NONE;
+    };
+    let own = found.flow().reply.dport;
+    if goal & OTHER != 0 || !may_keep(found.flow().proto, own, config.first_port, config.last_port) {
+        return NONE;
+    }
+    // Where somebody else has a mapping, what is no session of it does not go by choice.
+    let unowned = if mapping::is_containers(found.flow()) { UNOWNED } else { 0 };
+    match xnat_try_port(skb, reference, u64::from(now) << 32 | u64::from(goal & 0xff) | unowned, own.0.into()) {
+        CHANGED => KEPT,
+        other => other,
+    }
+}
+
+/// Searches a port among those of the own one's class, or, with `unprivileged`, among all if that one is privileged. `goal`
+/// is a [`Goal`], the time in the upper half.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_search_range(skb: *mut __sk_buff, reference: u64, goal: u64, unprivileged: u32) -> u32 {
     let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
         return NONE;
     };
     let (protocol, own) = (found.flow().proto, found.flow().reply.dport);
-    let may_keep = goal & OTHER == 0 && may_keep(protocol, own, config.first_port, config.last_port);
-    let goal = u64::from(now) << 32 | u64::from(goal & 0xff);
-    if may_keep {
-        // Where somebody else has a mapping, what is no session of it does not go by choice.
-        let unowned = if mapping::is_containers(found.flow()) { UNOWNED } else { 0 };
-        match xnat_try_port(skb, reference, goal | unowned, own.0.into()) {
-            NONE => {}
-            RETRY => return RETRY,
-            _ => return KEPT,
-        }
-    }
-    let Some(range) = range(protocol, own, config.first_port, config.last_port) else {
+    let range = match unprivileged {
+        0 => range(protocol, own, config.first_port, config.last_port),
+        _ if protocol != proto::ICMP && is_privileged(own) => Some(Range::new(config.first_port, config.last_port)),
+        _ => None,
+    };
+    let Some(range) = range else {
         return NONE;
     };
-    let mut search = Search { skb, reference: found.reference, goal, range, start: 0, found: NONE };
-    search_range(&mut search, now);
-    if search.found == NONE && protocol != proto::ICMP && is_privileged(own) {
-        // No port of its class is left: an unprivileged one is better than none, but not the other way round.
-        search.range = Range::new(config.first_port, config.last_port);
-        search_range(&mut search, now);
-    }
+    let mut search = Search { skb, reference: FlowRef::from_bits(reference), goal, range, start: 0, found: NONE };
+    search_range(&mut search);
     search.found
 }
 
@@ -255,10 +277,9 @@ fn end_of(flow: &Flow, goal: Goal) -> Destination {
 }
 
 #[inline(always)]
-fn search_range(search: &mut Search, now: u32) {
+fn search_range(search: &mut Search) {
     // SAFETY: the helper has no preconditions.
     search.start = search.range.place(unsafe { bpf_get_prandom_u32() });
-    let count = search.range.count;
     let context: *mut Search = search;
     // SAFETY: the callback has the signature that the helper asks for and outlives the calls (kernel 5.17).
     unsafe {
@@ -266,11 +287,12 @@ fn search_range(search: &mut Search, now: u32) {
         if (*context).found != NONE {
             return;
         }
+        let now = ((*context).goal >> 32) as u32;
         if !walks::may_walk(now) {
             (*context).found = TIRED;
             return;
         }
-        let steps = bpf_loop(count, in_turn as *mut c_void, context.cast(), 0);
+        let steps = bpf_loop((*context).range.count, in_turn as *mut c_void, context.cast(), 0);
         walks::note(now, steps);
     }
 }

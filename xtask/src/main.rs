@@ -3,6 +3,7 @@
 //! It builds with any recent stable cargo, installs the toolchain that xnat itself is pinned to,
 //! and hands over to that.
 
+mod bench;
 mod bpffs;
 mod build;
 mod demo;
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Build, then show what xnat does between two hosts in network namespaces of this machine; as root
     Demo(demo::Options),
+    /// Build, then measure xnat beside plain routing and the kernel's NAT, in network namespaces; as root
+    Bench(bench::Options),
     /// Run the pinned toolchain's cargo with all that xnat's build needs in its environment
     #[command(disable_help_flag = true)]
     Cargo {
@@ -68,9 +71,10 @@ fn main() -> ExitCode {
 
 fn execute(Cli { command }: Cli) -> Result<()> {
     let workspace = Workspace::locate()?;
-    // What tests and demo cannot do without is found missing before minutes go into a build.
+    // What tests, demo and benchmark cannot do without is found missing before minutes go into a build.
     match &command {
         Command::Test(options) => options.prepare()?,
+        Command::Bench(_) => bench::Options::prepare()?,
         Command::Demo(options) => {
             options.prepare()?;
             if options.remove {
@@ -88,6 +92,7 @@ fn execute(Cli { command }: Cli) -> Result<()> {
         }
         Command::Run { args } => build::run(&toolchain, &args),
         Command::Demo(options) => options.run(&toolchain),
+        Command::Bench(options) => options.run(&toolchain),
         Command::Cargo { args } => process::replace(toolchain.cargo_for(&args)),
         Command::Lint => lint::lint(&toolchain),
         Command::Test(options) => options.run(&toolchain),

@@ -1,4 +1,4 @@
-//! The Debian packages that the tests and the demo need.
+//! The Debian packages that tests, benchmark and demo need.
 
 use std::{
     collections::BTreeSet,
@@ -52,6 +52,17 @@ pub(crate) const TESTS: &[Need] = &[
     need(&["socat"], "socat"),
     need(&["tcpdump"], "tcpdump"),
     need(&["traceroute"], "traceroute"),
+];
+
+/// What the benchmark needs.
+pub(crate) const BENCH: &[Need] = &[
+    need(&["conntrack"], "conntrack"),
+    need(&["iperf3"], "iperf3"),
+    need(&["iproute2"], "ip"),
+    // Both of its flavours are in the one package.
+    need(&["iptables"], "iptables-legacy"),
+    need(&["nftables"], "nft"),
+    need(&["util-linux"], "nsenter"),
 ];
 
 /// What the tests on other kernels need besides.

@@ -55,8 +55,17 @@ impl Workspace {
 
     /// The dataplane's object file, as xnat's build script leaves it there.
     pub(crate) fn ebpf_object(&self) -> PathBuf {
+        self.built_for_bpf("xnat")
+    }
+
+    /// The benchmark's, which comes about with it.
+    pub(crate) fn bench_object(&self) -> PathBuf {
+        self.built_for_bpf("bench")
+    }
+
+    fn built_for_bpf(&self, name: &str) -> PathBuf {
         let triple = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
-        self.ebpf_target().join(triple).join("ebpf/xnat")
+        self.ebpf_target().join(triple).join("ebpf").join(name)
     }
 }
 

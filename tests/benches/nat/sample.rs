@@ -1,0 +1,137 @@
+//! Figures of several rounds.
+
+use serde::Serialize;
+
+use crate::candidate::Candidate;
+
+/// Middle, least and greatest.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Summary {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Summary {
+    /// Sums up; none of no figures.
+    pub fn of(figures: &[f64]) -> Option<Self> {
+        let mut sorted = figures.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (min, max) = (*sorted.first()?, *sorted.last()?);
+        let half = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 { sorted[half] } else { f64::midpoint(sorted[half - 1], sorted[half]) };
+        Some(Self { median, min, max })
+    }
+}
+
+/// One thing that was measured, by all candidates in turn, several times.
+#[derive(Clone, Debug, Serialize)]
+pub struct Scenario {
+    /// Path-like: `established/udp/outward/1024`.
+    pub id: String,
+    pub title: String,
+    pub unit: &'static str,
+    pub series: Vec<Series>,
+}
+
+/// One candidate's figures, a round each.
+#[derive(Clone, Debug, Serialize)]
+pub struct Series {
+    pub candidate: Candidate,
+    /// None where the run failed.
+    pub rounds: Vec<Option<f64>>,
+    /// What went wrong; each error once.
+    pub errors: Vec<String>,
+}
+
+impl Scenario {
+    /// Without figures yet.
+    pub fn new(id: String, title: String, unit: &'static str, candidates: impl IntoIterator<Item = Candidate>) -> Self {
+        let empty = |candidate| Series { candidate, rounds: Vec::new(), errors: Vec::new() };
+        Self { id, title, unit, series: candidates.into_iter().map(empty).collect() }
+    }
+
+    /// Takes down the outcome of a candidate's next round.
+    pub fn add(&mut self, candidate: Candidate, outcome: Result<f64, String>) {
+        let Some(series) = self.series.iter_mut().find(|series| series.candidate == candidate) else { return };
+        match outcome {
+            Ok(figure) => series.rounds.push(Some(figure)),
+            Err(error) => {
+                series.rounds.push(None);
+                if !series.errors.contains(&error) {
+                    series.errors.push(error);
+                }
+            }
+        }
+    }
+
+    /// A candidate's series.
+    pub fn series(&self, candidate: Candidate) -> Option<&Series> {
+        self.series.iter().find(|series| series.candidate == candidate)
+    }
+
+    /// A candidate's figures, summed up.
+    pub fn summary(&self, candidate: Candidate) -> Option<Summary> {
+        self.series(candidate)?.summary()
+    }
+
+    /// The middle of the ratios of two candidates, round by round.
+    pub fn ratio(&self, candidate: Candidate, to: Candidate) -> Option<f64> {
+        ratio(self.series(candidate)?, self.series(to)?)
+    }
+}
+
+impl Series {
+    /// The figures, summed up.
+    pub fn summary(&self) -> Option<Summary> {
+        Summary::of(&self.rounds.iter().flatten().copied().collect::<Vec<_>>())
+    }
+
+    /// How many rounds failed.
+    pub fn failed(&self) -> usize {
+        self.rounds.iter().filter(|round| round.is_none()).count()
+    }
+}
+
+/// The middle of the ratios of two series, round by round, where both have a figure.
+pub fn ratio(this: &Series, to: &Series) -> Option<f64> {
+    let both = this.rounds.iter().zip(&to.rounds);
+    let ratios: Vec<f64> = both.filter_map(|(this, to)| Some((*this)? / (*to)?)).collect();
+    Summary::of(&ratios).map(|summary| summary.median)
+}
+
+/// A figure that is not compared round by round.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// Path-like: `memory/xnat/flow`.
+    pub id: String,
+    pub title: String,
+    pub unit: &'static str,
+    pub value: f64,
+}
+
+/// All that was measured.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Measured {
+    pub scenarios: Vec<Scenario>,
+    pub figures: Vec<Figure>,
+    /// Parts that could not be measured, and why.
+    pub failures: Vec<String>,
+}
+
+impl Measured {
+    /// A scenario by its id.
+    pub fn scenario(&self, id: &str) -> Option<&Scenario> {
+        self.scenarios.iter().find(|scenario| scenario.id == id)
+    }
+
+    /// A figure by its id.
+    pub fn figure(&self, id: &str) -> Option<f64> {
+        self.figures.iter().find(|figure| figure.id == id).map(|figure| figure.value)
+    }
+
+    /// Takes down a figure.
+    pub fn note(&mut self, id: &str, title: &str, unit: &'static str, value: f64) {
+        self.figures.push(Figure { id: id.to_owned(), title: title.to_owned(), unit, value });
+    }
+}
