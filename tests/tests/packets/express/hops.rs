@@ -6,7 +6,7 @@ use xnat_common::{Direction, Ticks};
 use xnat_tests::topology::{N1, NODE1};
 
 use super::{CONTAINER, SERVER, WIRE, known, packet};
-use crate::fixture::{Given, REDIRECT, outside, packets};
+use crate::fixture::{Given, MARK_DONE, REDIRECT, outside, packets};
 use crate::lane::{EPOCH, is_of_the_lane, way_out};
 use crate::packet::udp;
 use crate::world::Hook::{InsideIn, UplinkIn};
@@ -120,5 +120,18 @@ fn a_name_without_a_hop_is_none() {
             assert_eq!((traced.outcome.action, traced.outcome.frame[..6] == hook.macs()[0]), (REDIRECT, true));
             world.change_flow(|flow| flow.next_hop = [name; 2]);
         }
+    }
+}
+
+/// The mark is for the hook at the way out. At a port of a bridge there is none, and nobody would take it off again.
+#[test]
+fn only_what_meets_a_hook_on_its_way_is_marked() {
+    let mut world = World::new();
+    for (hook, ends, mark) in [(InsideIn, [CONTAINER, SERVER], MARK_DONE), (UplinkIn, [SERVER, WIRE], 0)] {
+        known(&mut world, proto::UDP);
+        world.change_hops(|hop| hop.flags &= !Hop::HOOKED);
+        let traced = world.trace(hook, &packet(proto::UDP, ends), false);
+        assert!(is_of_the_lane(hook, &traced.outcome));
+        assert_eq!(traced.outcome.mark, mark, "at {hook:?}");
     }
 }
