@@ -5,6 +5,7 @@
 //! so that tests run side by side although all of them use the same addresses.
 //!
 //! The tests run as root with `XNAT_BIN` naming the binary; `cargo xtask test` sees to both.
+//! `XNAT_SLOW=1` has every packet take the slow path, as `cargo xtask test --slow-path` does.
 //! Those of the testbed itself (`--test testbed`) need no binary.
 //! What a test saw is printed when it fails: the captures, and what each xnat said and had in its table.
 //!

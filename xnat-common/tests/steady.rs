@@ -14,7 +14,7 @@ use Direction::{Original, Reply};
 const KINDS: [Kind; 7] =
     [Kind::Outside, Kind::Peer, Kind::Inbound, Kind::Host, Kind::Forward, Kind::Mapped, Kind::Hairpin];
 /// The status bits there are, and the first of them.
-const BITS: u32 = 0x1f_ff00;
+const BITS: u32 = 0x7f_ff00;
 const FIRST_BIT: u32 = 8;
 /// Of an answered flow to a peer, or through a mapping.
 const SETTLED: u32 = State::REPLIED | State::CONFIRMED | State::ASSURED | State::MAPPED;
@@ -92,8 +92,8 @@ fn nothing_steady_is_in_transition() {
                 let settled = settled(kind, proto);
                 assert_eq!(steady(&Flow { state: settled.state | bit, ..settled }), [false; 2], "{kind:?}, {bit:#x}");
             }
-            // These say where a flow is counted, and nothing else.
-            for bit in [State::REMOTE_NEAR, State::REMOTE_FAR] {
+            // These say where a flow is counted and listed, and nothing else.
+            for bit in [State::REMOTE_NEAR, State::REMOTE_FAR, State::PUBLISHED, State::LISTED] {
                 let settled = settled(kind, proto);
                 assert_eq!(
                     steady(&Flow { state: settled.state | bit, ..settled }),

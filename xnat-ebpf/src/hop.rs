@@ -292,7 +292,8 @@ extern "C" fn xnat_enter_hop(ifindex: u32, epoch: u32, dst: u64, src: u64, limit
         (*hop).flags = flags;
         dst.write(there);
         src.write(here);
-        (*hop).asked = 0;
+        // The first packet asks; zero would be in the future for half of the time that ticks count.
+        (*hop).asked = maps::now().0.wrapping_sub(Hop::ASKING.0);
         let name = Hop::next_name(slot, before);
         atomic::compare_and_swap32(&raw mut (*hop).name, Hop::FILLING, name);
         name

@@ -56,8 +56,8 @@ impl World {
         }
     }
 
-    /// Changes a flow.
-    pub fn change_flow(&mut self, slot: u32, change: impl Fn(&mut Flow)) {
+    /// Changes the flow in a slot.
+    pub fn change_slot(&mut self, slot: u32, change: impl Fn(&mut Flow)) {
         let mut flows: Array<_, Flow> = map(&mut self.ebpf, names::FLOWS);
         let mut flow = flows.get(&slot, 0).expect("a slot");
         change(&mut flow);

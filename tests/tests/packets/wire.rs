@@ -25,17 +25,17 @@ const TO: (Ipv4Addr, u16) = (NODE2, 80);
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM` of `linux/virtio_net.h`: the device is to complete the checksum.
 const NEEDS_CSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_TCPV4`.
-const GSO_TCPV4: u8 = 1;
+pub const GSO_TCPV4: u8 = 1;
 
 /// `struct virtio_net_hdr`: what a frame's sender leaves to the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
-    flags: u8,
-    gso_type: u8,
-    hdr_len: u16,
-    gso_size: u16,
-    csum_start: u16,
-    csum_offset: u16,
+    pub flags: u8,
+    pub gso_type: u8,
+    pub hdr_len: u16,
+    pub gso_size: u16,
+    pub csum_start: u16,
+    pub csum_offset: u16,
 }
 
 impl Offload {
@@ -277,7 +277,7 @@ pub fn partial(packet: &Packet, at: Hook, transport: usize, offset: usize) -> (V
 
 /// What came, with what the device would do to its checksum: nothing, or what the header in front of it says.
 #[track_caller]
-fn expect_offloaded(machine: &Machine, packet: &Packet, at: Hook) -> Offload {
+pub fn expect_offloaded(machine: &Machine, packet: &Packet, at: Hook) -> Offload {
     let (offload, mut frame) = machine.receive();
     let got = judge::Packet::parse(Duration::ZERO, &frame);
     assert_ne!((got.ip_checksum, got.l4_checksum), (Checksum::Valid, Checksum::Wrong), "{got:?}");
