@@ -111,8 +111,8 @@ pub struct Cursors {
     pub ended: u64,
     /// When refusals were last told by ICMP, in ticks (upper half), and how many in that tick.
     pub refusals: u64,
-    /// When closed flows were last looked for in vain because something ran short, in ticks.
-    pub reclaimed: u64,
-    /// In which tick ports or flows were last walked through one by one (upper half), and how many of them in that tick.
+    /// In which tick ports were last walked through one by one (upper half), and how many of them in that tick.
     pub walked: u64,
+    /// Always zero.
+    pub zero: u64,
 }

@@ -30,6 +30,8 @@ pub mod map {
     pub const TUPLES: &str = "TUPLES";
     /// `Stack<u32>`: slots that have been freed.
     pub const FREE: &str = "FREE";
+    /// `Queue<u64>`: references to flows that have closed, in that order; some have ended since.
+    pub const CLOSED: &str = "CLOSED";
     /// `LpmTrie<Addr, Subnet>`.
     pub const SUBNETS: &str = "SUBNETS";
     /// `HashMap<Addr, Peer>`.

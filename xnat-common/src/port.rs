@@ -4,7 +4,7 @@ use crate::Port;
 use crate::packet::proto;
 
 /// How many ports are tried at random before the rest is gone through one by one.
-pub const RANDOM_ATTEMPTS: u32 = 16;
+pub const RANDOM_ATTEMPTS: u32 = 64;
 
 /// The first port of the unprivileged class.
 const UNPRIVILEGED: u16 = 1024;
@@ -77,6 +77,13 @@ pub const fn range(protocol: u8, original: Port, first: u16, last: u16) -> Optio
         Range::new(if first > UNPRIVILEGED { first } else { UNPRIVILEGED }, last)
     };
     Some(if same_class.count == 0 { Range::new(first, last) } else { same_class })
+}
+
+/// Whether the ports of a protocol are of two classes, privileged and not, and may be changed.
+#[inline(always)]
+#[must_use]
+pub const fn has_classes(protocol: u8) -> bool {
+    matches!(protocol, proto::TCP | proto::UDP)
 }
 
 /// Whether a flow may keep its own port.

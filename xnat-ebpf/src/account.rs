@@ -1,6 +1,6 @@
 //! What a translated packet leaves behind in its flow: time, counters, state.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, BPF_EXIST};
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Counts, Kind, State};
 use xnat_common::packet::{Headers, proto};
@@ -9,6 +9,7 @@ use xnat_common::tcp::{Judgement, Segment, Window, flags};
 use xnat_common::{Direction, FlowRef, Side, Ticks, tcp, timeout};
 
 use crate::lookup::{self, Found};
+use crate::maps::CLOSED;
 use crate::skb::Skb;
 use crate::{atomic, maps, segment};
 
@@ -187,6 +188,10 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
     }
     count(&found, len);
     change(&found, |old| effect.on(old, kind, direction, from_wire));
+    if new.tcp().is_over() && !old.tcp().is_over() {
+        // Whoever runs short of ports or records ends it. The longest closed makes room for it if it must.
+        let _ = CLOSED.push(&reference, u64::from(BPF_EXIST));
+    }
     1
 }
 

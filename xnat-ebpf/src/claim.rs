@@ -85,7 +85,7 @@ extern "C" fn xnat_take_slot(now: u32) -> u32 {
     };
     collect::step(config, Ticks(now));
     let mut index = take_slot(config, opening);
-    if index.is_none() && collect::xnat_reclaim(now) != 0 {
+    if index.is_none() && collect::xnat_reclaim() != 0 {
         index = take_slot(config, opening);
     }
     let Some(index) = index else {

@@ -9,13 +9,12 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{State, Word};
-use xnat_common::packet::proto;
 use xnat_common::{Direction, FlowRef, Ticks};
 
 use crate::atomic;
-use crate::lookup::Found;
-use crate::maps::{self, CURSORS, FLOWS};
-use crate::{claim, index, mapping, walks};
+use crate::lookup::{self, Found};
+use crate::maps::{self, CLOSED, CURSORS, FLOWS};
+use crate::{claim, index, mapping};
 
 /// Slots that a packet looks at when it opens a flow.
 const STEPS_AN_OPENING: u32 = 4;
@@ -152,73 +151,32 @@ extern "C" fn visit_nth(nth: u64, slice: *mut c_void) -> i64 {
     0
 }
 
-/// Slots that a search for closed flows looks at, at most.
-const RECLAIM_SLOTS: u32 = 32_768;
-/// Closed flows after which such a search is content.
-const RECLAIM_ENOUGH: u64 = 256;
-/// Slots after which it is content with any.
-const RECLAIM_FEW: u64 = 4096;
+/// Closed flows that are ended at a time when ports or records have run short.
+const RECLAIM: u32 = 256;
 
-/// What the search's body needs.
-struct Reclaim {
-    hand: u64,
-    slots: u64,
-    /// How many flows had ended before. A count of its own would be followed by the verifier from 0 to the end.
-    before: u64,
-}
-
-/// Ends closed flows, because ports or records have run short: from where the hand stands, which moves on. Where there
-/// was none, not again in the same tick. Returns how many were ended.
+/// Ends the flows that closed first, because ports or records have run short. Returns how many were ended.
 ///
 /// A global function, which the verifier checks once by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xnat_reclaim(now: u32) -> u32 {
-    let (Some(config), Some(cursors)) = (maps::config(), CURSORS.get_ptr_mut(0)) else {
-        return 0;
-    };
-    // SAFETY: a field of a map value.
-    if unsafe { (&raw const (*cursors).reclaimed).read_volatile() } == u64::from(now) || !walks::may_walk(now) {
-        return 0;
-    }
-    let Some((hand, slots)) = move_hand(config, 0) else {
-        return 0;
-    };
-    let mut reclaim = Reclaim { hand, slots, before: maps::flows_ended() };
-    let steps = if slots < u64::from(RECLAIM_SLOTS) { slots as u32 } else { RECLAIM_SLOTS };
+pub extern "C" fn xnat_reclaim() -> u32 {
+    // A count in the loop would be followed by the verifier from 0 to the end.
+    let before = maps::flows_ended();
     // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
-    let visited = unsafe { bpf_loop(steps, reclaim_nth as *mut c_void, (&raw mut reclaim).cast(), 0) };
-    // SAFETY: a field of a map value.
-    unsafe { atomic::add(&raw mut (*cursors).hand, visited.cast_unsigned()) };
-    walks::note(now, visited);
-    let ended = (maps::flows_ended() - reclaim.before) as u32;
-    if ended == 0 {
-        // SAFETY: as above; several processors may write the same.
-        unsafe { (&raw mut (*cursors).reclaimed).write_volatile(u64::from(now)) };
-    }
-    ended
+    unsafe { bpf_loop(RECLAIM, reclaim_next as *mut c_void, core::ptr::null_mut(), 0) };
+    (maps::flows_ended() - before) as u32
 }
 
-extern "C" fn reclaim_nth(nth: u64, reclaim: *mut c_void) -> i64 {
-    // SAFETY: bpf_loop hands over the pointer that `xnat_reclaim` gave it.
-    let reclaim = unsafe { &mut *reclaim.cast::<Reclaim>() };
-    let Some(index) = (reclaim.hand + nth).checked_rem(reclaim.slots) else {
+extern "C" fn reclaim_next(_nth: u64, _context: *mut c_void) -> i64 {
+    let Ok(Some(reference)) = CLOSED.pop() else {
         return 1;
     };
-    let Some(flow) = FLOWS.get_ptr_mut(index as u32) else {
-        return 1;
-    };
-    // SAFETY: a value of an array; see `lookup::Found::flow`.
-    let word = Word(unsafe { (&raw const (*flow).word).read_volatile() });
-    if !word.is_live() {
-        return 0;
-    }
-    let found = Found { flow, reference: FlowRef::new(index as u32, word.generation(), Direction::Original) };
-    let closed = found.flow().proto == proto::TCP && found.state().tcp().is_over();
-    if closed && end_if(&found, word) {
+    // It may have ended since, or have been taken up anew.
+    if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference))
+        && found.state().tcp().is_over()
+        && end(&found)
+    {
         maps::count(Counter::PortsReclaimed);
-        let ended = maps::flows_ended() - reclaim.before;
-        return i64::from(ended >= RECLAIM_ENOUGH || nth >= RECLAIM_FEW);
     }
     0
 }

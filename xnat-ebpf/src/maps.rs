@@ -1,7 +1,7 @@
 //! The maps. Sizes here are the defaults; user space sets those of the flow table.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Stack};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, Stack};
 use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{self, Counter};
@@ -43,6 +43,8 @@ pub static TUPLES: Array<Bucket, { index::buckets(FLOWS_DEFAULT as u32) as usize
     Array::new();
 #[btf_map]
 pub static FREE: Stack<u32, SLOTS_DEFAULT> = Stack::new();
+#[btf_map]
+pub static CLOSED: Queue<u64, SLOTS_DEFAULT> = Queue::new();
 #[btf_map]
 pub static SUBNETS: LpmTrie<Addr, Subnet, 1024> = LpmTrie::new();
 #[btf_map]

@@ -13,7 +13,7 @@ use xnat_common::counter::Counter;
 use xnat_common::flow::State;
 use xnat_common::mapping::{Destination, ForwardKey, Full};
 use xnat_common::packet::proto;
-use xnat_common::port::{RANDOM_ATTEMPTS, Range, is_privileged, may_keep, range};
+use xnat_common::port::{RANDOM_ATTEMPTS, Range, has_classes, is_privileged, may_keep, range};
 use xnat_common::{Addr, Direction, Flow, FlowRef, Port, Ticks, host_port};
 
 use crate::lookup::{self, Found};
@@ -91,7 +91,7 @@ fn search(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> u32 {
         return NONE;
     }
     let mut result = find(skb, reference, goal, now.0);
-    if result == NONE && collect::xnat_reclaim(now.0) != 0 {
+    if result == NONE && collect::xnat_reclaim() != 0 {
         result = find(skb, reference, goal, now.0);
     }
     if result == NONE {
@@ -254,7 +254,7 @@ extern "C" fn xnat_search_range(skb: *mut __sk_buff, reference: u64, goal: u64, 
     let (protocol, own) = (found.flow().proto, found.flow().reply.dport);
     let range = match unprivileged {
         0 => range(protocol, own, config.first_port, config.last_port),
-        _ if protocol != proto::ICMP && is_privileged(own) => Some(Range::new(config.first_port, config.last_port)),
+        _ if has_classes(protocol) && is_privileged(own) => Some(Range::new(config.first_port, config.last_port)),
         _ => None,
     };
     let Some(range) = range else {

@@ -1,4 +1,4 @@
-//! How much may be walked through in search of something that has run short: ports, closed flows.
+//! How much may be walked through in search of a port.
 //!
 //! A walk is as long as what it goes through in the worst case, and a container can bring the worst case about. So all of
 //! them together have so many steps in a tick; what is refused then is found again by its next packet.

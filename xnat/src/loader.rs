@@ -17,13 +17,14 @@ use crate::undo::remove_tree;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("XNAT_EBPF_OBJECT"));
 
 /// The maps that are pinned. If one is missing, the others are of no use.
-const PINNED: [&str; 27] = [
+const PINNED: [&str; 28] = [
     map::CONFIG,
     map::CURSORS,
     map::COUNTERS,
     map::FLOWS,
     map::TUPLES,
     map::FREE,
+    map::CLOSED,
     map::SUBNETS,
     map::PEERS,
     map::INSIDES,
@@ -186,6 +187,7 @@ fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
     loader.map_max_entries(map::FLOWS, index::slots(max_flows));
     loader.map_max_entries(map::TUPLES, index::buckets(max_flows));
     loader.map_max_entries(map::FREE, index::slots(max_flows));
+    loader.map_max_entries(map::CLOSED, max_flows);
     loader.map_max_entries(map::REMOTES, max_flows);
 }
 

@@ -257,10 +257,10 @@ fn closed_connections_give_their_records_up() {
     let mut world = World::new();
     world.configure(|config| config.max_flows = MAX_FLOWS);
     for n in 0..MAX_FLOWS as u16 {
-        let state = if n == 17 { Tcp::Close } else { Tcp::Established };
-        let flow = outside(proto::TCP, (container(n as u8).0, 3000 + n), SERVER).answered().tcp(state);
+        let flow = outside(proto::TCP, (container(n as u8).0, 3000 + n), SERVER).answered().tcp(Tcp::Established);
         Given::Known(flow).prepare(&mut world);
     }
+    world.expect(UplinkIn, &tcp(SERVER, (NODE1, 3017), RST | ACK), REDIRECT);
     world.port_on_wire(&syn((N1, 5000), SERVER));
     assert_eq!(world.count(Counter::PortsReclaimed), 1);
     expect_refused(&mut world, &syn((N1, 5001), SERVER), N1, 20, Counter::TableFull);

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, Stack, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, Queue, Stack, lpm_trie::Key};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, Pod};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -193,6 +193,8 @@ impl World {
         }
         let mut free: Stack<_, u32> = map(&mut self.ebpf, map::FREE);
         while free.pop(0).is_ok() {}
+        let mut closed: Queue<_, u64> = map(&mut self.ebpf, map::CLOSED);
+        while closed.pop(0).is_ok() {}
         self.set_cursors(Cursors::default());
         self.clear_host_ports();
         let cpus = aya::util::nr_cpus().expect("the number of processors").get() as usize;
@@ -440,6 +442,7 @@ pub fn load(object: &[u8]) -> Ebpf {
         .map_max_entries(map::FLOWS, SLOTS)
         .map_max_entries(map::TUPLES, tuples::MASK + 1)
         .map_max_entries(map::FREE, SLOTS)
+        .map_max_entries(map::CLOSED, SLOTS)
         .load(object)
         .expect("the object");
     for (name, program) in ebpf.programs_mut() {
