@@ -110,6 +110,7 @@ impl Flow {
     }
 
     /// Packets translated in `direction`.
+    #[inline(always)]
     #[must_use]
     pub const fn packets(&self, direction: Direction) -> u64 {
         self.volume(direction).0
@@ -121,6 +122,7 @@ impl Flow {
         self.volume(direction).1
     }
 
+    #[inline(always)]
     const fn volume(&self, direction: Direction) -> (u64, u64) {
         let at = direction as usize;
         Counts::total(self.counts[at], self.carried[at])
@@ -182,6 +184,7 @@ impl Counts {
     }
 
     /// Packets and bytes together.
+    #[inline(always)]
     #[must_use]
     pub const fn total(counts: u64, carried: u64) -> (u64, u64) {
         let packets = (counts >> Self::BYTES) + (carried >> 32 << (63 - Self::BYTES));

@@ -131,7 +131,9 @@ pub fn learn(skb: Skb, found: &Found, side: Side, now: Ticks) {
         return;
     };
     let direction = found.direction();
-    if !watch.is_watched(now) || !found.flow().is_steady(direction, side) {
+    // A flow of one packet needs no more than that asks for by itself.
+    let first = found.flow().packets(direction) < 2;
+    if first || !watch.is_watched(now) || !found.flow().is_steady(direction, side) {
         return;
     }
     let (own, back) = (known(found, direction, watch, now), known(found, direction.opposite(), watch, now));
@@ -184,8 +186,10 @@ extern "C" fn xnat_learn(skb: *mut __sk_buff, reference: u64, side: u32, now: u3
         let port = skb.ifindex();
         let name = match ask(skb, container, inside) {
             Some((dst, src)) if is_from(skb, dst) => {
-                let key = StationKey { bridge: inside, mac: dst.octets(), zero: 0 };
-                let _ = STATIONS.insert(&key, &Station { port, epoch }, u64::from(BPF_ANY));
+                if station(inside, dst, epoch) != Some(port) {
+                    let key = StationKey { bridge: inside, mac: dst.octets(), zero: 0 };
+                    let _ = STATIONS.insert(&key, &Station { port, epoch }, u64::from(BPF_ANY));
+                }
                 at_port(port, inside, epoch, dst, src)
             }
             _ => 0,
