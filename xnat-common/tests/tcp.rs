@@ -135,8 +135,14 @@ fn what_belongs_to_the_connection_goes_when_it_is_taken_up_anew() {
     let all = State(!0).with_tcp(Tcp::TimeWait);
     let connection =
         State::REPLIED | State::CONFIRMED | State::FIN_ORIGINAL | State::FIN_REPLY | State::ASSURED | State::CROSSED;
-    let flow =
-        State::ANNOUNCED | State::DOOMED | State::MAPPED | State::MOVING | State::REMOTE_NEAR | State::REMOTE_FAR;
+    let flow = State::ANNOUNCED
+        | State::DOOMED
+        | State::MAPPED
+        | State::MOVING
+        | State::REMOTE_NEAR
+        | State::REMOTE_FAR
+        | State::PUBLISHED
+        | State::LISTED;
     assert_eq!(connection & flow, 0);
     assert_eq!(tcp::reopened(all, Kind::Outside as u8), State(flow));
     assert_eq!(tcp::reopened(all, Kind::Peer as u8), State(flow));

@@ -23,7 +23,7 @@ fn base(protocol: u8, kind: Kind) -> Flow {
 }
 
 fn counts(packets: [u64; 2], bytes: [u32; 2]) -> [u64; 2] {
-    [0, 1].map(|at| Counts::of_packet(bytes[at]) + (packets[at].wrapping_sub(1)) * Counts::of_packet(0))
+    [0, 1].map(|at| packets[at] * Counts::of_packet(0) + u64::from(bytes[at]))
 }
 
 /// An established connection to a container behind a peer.
