@@ -1,10 +1,12 @@
 //! The dataplane: loading the object that this binary carries, with maps that outlive it.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread::ScopedJoinHandle;
 use std::{fs, io};
 
 use aya::maps::{Map, MapError};
-use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
 use xnat_common::index;
@@ -193,10 +195,22 @@ fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
 
 fn load_programs(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LoadError> {
     let mut ebpf = loader.load(OBJECT)?;
-    for name in PROGRAMS {
-        let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
-        let program: &mut SchedClassifier = program.try_into().map_err(|error| LoadError::Program { name, error })?;
-        program.load().map_err(|error| LoadError::Program { name, error })?;
+    if let Some(missing) = PROGRAMS.into_iter().find(|name| ebpf.program(name).is_none()) {
+        return Err(LoadError::NoProgram(missing));
     }
+    // Side by side: the kernel takes its time to verify each.
+    std::thread::scope(|scope| {
+        let load = |(name, program)| scope.spawn(move || load_program(name, program));
+        let named = |(name, program)| Some((PROGRAMS.into_iter().find(|it| *it == name)?, program));
+        let loading: Vec<_> = ebpf.programs_mut().filter_map(named).map(load).collect();
+        let join = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        loading.into_iter().try_for_each(join)
+    })?;
     Ok(ebpf)
+}
+
+fn load_program(name: &'static str, program: &mut Program) -> Result<(), LoadError> {
+    let wrong = |error| LoadError::Program { name, error };
+    let program: &mut SchedClassifier = program.try_into().map_err(wrong)?;
+    program.load().map_err(wrong)
 }

@@ -17,6 +17,7 @@ mod loader;
 mod machine;
 mod mapped;
 mod maps;
+mod memory;
 mod net;
 mod output;
 mod peer;

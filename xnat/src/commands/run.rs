@@ -5,7 +5,7 @@ use crate::cli::RunArgs;
 use crate::config::Settings;
 use crate::daemon::{Prepared, Stop};
 use crate::net::watch::Watch;
-use crate::{api, machine, say};
+use crate::{api, machine, memory, say};
 
 /// Runs the command.
 pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
@@ -20,6 +20,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
     let result = match served {
         Ok(mut requests) => {
             daemon.introduce();
+            memory::give_back();
             say::line("ready    Ctrl-C ends it and leaves no trace");
             daemon.serve(&mut stop, &mut watch, &mut requests).await;
             Ok(())
