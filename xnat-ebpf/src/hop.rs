@@ -131,9 +131,9 @@ pub fn learn(skb: Skb, found: &Found, side: Side, now: Ticks) {
         return;
     };
     let direction = found.direction();
-    // A flow of one packet needs no more than that asks for by itself.
-    let first = found.flow().packets(direction) < 2;
-    if first || !watch.is_watched(now) || !found.flow().is_steady(direction, side) {
+    // Not in the tick in which the flow was opened: many are over in that, and have no use for it.
+    let is_new = found.flow().opened == now.0;
+    if is_new || !watch.is_watched(now) || !found.flow().is_steady(direction, side) {
         return;
     }
     let (own, back) = (known(found, direction, watch, now), known(found, direction.opposite(), watch, now));
