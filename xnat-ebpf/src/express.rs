@@ -2,7 +2,8 @@
 //!
 //! A packet takes it if all is plain: an IPv4 header without options, no fragment, a TCP segment in the middle of a
 //! connection or a UDP datagram, a flow that is settled, a next hop that is remembered. Then one look-up, one pass over the
-//! headers and a redirect are all. Nothing has been changed when a packet leaves the lane for the long way.
+//! headers and a redirect are all. Nothing of the packet has been changed when it leaves the lane for the
+//! long way, and of the flow nothing that the long way would not change in the same manner.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_csum_update;
@@ -15,13 +16,14 @@ use xnat_common::tcp::flags;
 use xnat_common::translate::Translation;
 use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
 
+use crate::forward::Ttl;
 use crate::hop::{self, Mac};
 use crate::lookup::{self, Found};
 use crate::maps::{self, WATCH};
 use crate::parse::IP;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{account, forward, identification};
+use crate::{account, forward, identification, rewrite};
 
 /// The packet goes the long way.
 const LONG_WAY: u64 = u64::MAX;
@@ -85,7 +87,7 @@ fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
         return None;
     }
     account::count(&found, plain.total_len.into());
-    if let Err(drop) = rewrite::<OUT>(skb, &plain, &found) {
+    if let Err(drop) = translate::<OUT>(skb, &plain, &found) {
         return Some(drop);
     }
     if way.asks(now) {
@@ -183,34 +185,24 @@ impl Plain {
 
 /// Gives the packet the other tuple of its flow, the next TTL, and an identification of its own if it may be fragmented.
 #[inline(always)]
-fn rewrite<const OUT: bool>(skb: Skb, plain: &Plain, found: &Found) -> Step<()> {
+fn translate<const OUT: bool>(skb: Skb, plain: &Plain, found: &Found) -> Step<()> {
     let to = found.flow().translated(found.direction());
     let translation = Translation::new(tuple(skb)?, to);
     transport_checksum(skb, plain.proto == proto::UDP, &translation)?;
+    rewrite::ip_header(skb, &translation, Ttl::Decrement)?;
     let frame: *mut Frame = skb.at(0).ok_or(FAILED)?;
     // SAFETY: so many bytes are in bounds; so below.
-    unsafe {
+    let id = unsafe {
         let ip = frame.cast::<u8>().add(IP);
-        let mut delta = translation.addresses;
-        let hops = ip.add(ipv4::TTL).cast::<u16>();
-        let old = hops.read();
-        *ip.add(ipv4::TTL) = (*ip.add(ipv4::TTL)).wrapping_sub(1);
-        delta += checksum::delta16(old, hops.read());
-        if OUT && ip.add(ipv4::FRAGMENT).cast::<u16>().read() & ipv4::DF.to_be() == 0 {
-            let field = ip.add(ipv4::ID).cast::<u16>();
-            let id = identification::random();
-            delta += checksum::delta16(field.read(), id);
-            field.write(id);
-        }
-        let field = ip.add(ipv4::CHECKSUM).cast::<u16>();
-        field.write(checksum::update(field.read(), delta));
-        ip.add(ipv4::SRC).cast::<u32>().write(to.src.0);
-        ip.add(ipv4::DST).cast::<u32>().write(to.dst.0);
         let ports = ip.add(ipv4::LEN).cast::<u16>();
         ports.write(to.sport.0);
         ports.add(1).write(to.dport.0);
-    }
-    Ok(())
+        if !OUT || ip.add(ipv4::FRAGMENT).cast::<u16>().read() & ipv4::DF.to_be() != 0 {
+            return Ok(());
+        }
+        ip.add(ipv4::ID).cast::<u16>().read()
+    };
+    rewrite::identification(skb, id, identification::random())
 }
 
 /// The frame's headers up to UDP's.

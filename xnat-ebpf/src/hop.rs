@@ -262,7 +262,7 @@ fn ask(skb: Skb, to: Addr, ifindex: u32) -> Option<(Mac, Mac)> {
     if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || parameters.ifindex != ifindex {
         return None;
     }
-    // Before kernel 6.3 a neighbour that is still being asked for counted as one (commit 1fcd1f5e5d2a).
+    // A neighbour that is still being asked for has no address, and not every kernel says so.
     // SAFETY: both variants of the union are plain bytes.
     let ends = unsafe { parameters.__bindgen_anon_6.__bindgen_anon_2 };
     let (dst, src) = (Mac::of(ends.dmac), Mac::of(ends.smac));

@@ -13,7 +13,7 @@ use crate::maps::{FLOWS, TUPLES};
 use crate::{atomic, maps};
 
 /// No flow.
-pub const NOTHING: u64 = u64::MAX;
+const NOTHING: u64 = u64::MAX;
 /// How often an insertion begins anew because another processor inserts into the same bucket.
 const ATTEMPTS: u32 = 8;
 /// The tuple's first bucket is locked.
@@ -40,9 +40,28 @@ extern "C" fn xnat_find(a: u64, b: u64) -> u64 {
     let Some(config) = maps::config() else {
         return NOTHING;
     };
-    if let Some((_, reference)) = at_home(config, a, b) {
-        return reference.to_bits();
+    match at_home(config, a, b) {
+        Some((_, reference)) => reference.to_bits(),
+        None => by_entry(a, b),
     }
+}
+
+/// As [`find`], for who has looked at the flow's homes.
+#[inline(always)]
+pub fn find_away(key: &FlowKey) -> Option<FlowRef> {
+    let [a, b] = key.words();
+    let reference = xnat_find_away(a, b);
+    (reference != NOTHING).then_some(FlowRef::from_bits(reference))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_find_away(a: u64, b: u64) -> u64 {
+    by_entry(a, b)
+}
+
+#[inline(always)]
+fn by_entry(a: u64, b: u64) -> u64 {
     let Some((place, buckets)) = look(a, b) else {
         return NOTHING;
     };

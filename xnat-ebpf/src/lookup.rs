@@ -91,7 +91,7 @@ pub fn find_fast(config: &Config, key: &FlowKey) -> Option<Found> {
     let [a, b] = key.words();
     match index::at_home(config, a, b) {
         Some((flow, reference)) => Some(Found { flow, reference }),
-        None => find(key),
+        None => by_reference(index::find_away(key)?),
     }
 }
 

@@ -19,7 +19,7 @@ pub fn packet(skb: Skb, headers: &Headers, to: Tuple, ttl: Ttl) -> Step<()> {
     if !headers.is_later_fragment() {
         transport(skb, headers, &translation)?;
     }
-    ip_header(skb, headers, &translation, ttl)
+    ip_header(skb, &translation, ttl)
 }
 
 /// Gives the packet another identification.
@@ -70,8 +70,9 @@ fn transport(skb: Skb, headers: &Headers, translation: &Translation) -> Step<()>
     Ok(())
 }
 
+/// Gives the IP header its new addresses, TTL and checksum.
 #[inline(always)]
-fn ip_header(skb: Skb, headers: &Headers, translation: &Translation, ttl: Ttl) -> Step<()> {
+pub fn ip_header(skb: Skb, translation: &Translation, ttl: Ttl) -> Step<()> {
     let ip: *mut [u8; ipv4::LEN] = skb.at(IP).ok_or(FAILED)?;
     let ip = ip.cast::<u8>();
     let mut delta = translation.addresses;
@@ -80,7 +81,7 @@ fn ip_header(skb: Skb, headers: &Headers, translation: &Translation, ttl: Ttl) -
         if let Ttl::Decrement = ttl {
             let word = ip.add(ipv4::TTL).cast::<u16>();
             let old = *word;
-            *ip.add(ipv4::TTL) = headers.ttl.wrapping_sub(1);
+            *ip.add(ipv4::TTL) = (*ip.add(ipv4::TTL)).wrapping_sub(1);
             delta += checksum::delta16(old, *word);
         }
         let field = ip.add(ipv4::CHECKSUM).cast::<u16>();

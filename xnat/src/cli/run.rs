@@ -42,7 +42,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DEV")]
     pub(crate) bridge: Option<String>,
 
-    /// How many flows there may be at a time; each takes about 320 bytes of kernel memory
+    /// How many flows there may be at a time; each takes about 370 bytes of kernel memory
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
     pub(crate) max_flows: u32,
 
