@@ -61,6 +61,10 @@ impl Config {
     pub const KERNEL_PATH: u32 = 1;
     /// Packets of established flows go through every step, and ask the kernel for each one's next hop.
     pub const SLOW_PATH: u32 = 2;
+    /// There are forwards, or have been.
+    pub const FORWARDS: u32 = 4;
+    /// Which way a packet takes may depend on its ports: what is known of one flow's route says nothing of another's.
+    pub const ROUTES_BY_PORT: u32 = 8;
 
     /// Slots of the flow table.
     #[inline(always)]
@@ -113,6 +117,10 @@ pub struct Cursors {
     pub refusals: u64,
     /// In which tick ports were last walked through one by one (upper half), and how many of them in that tick.
     pub walked: u64,
-    /// Always zero.
-    pub zero: u64,
+    /// How many endpoints have another port on the wire than inside: entries of `MOVED`.
+    pub moved: u64,
+    /// One once `KERNEL_FLOWS` has had an entry.
+    pub kernel_flows: u64,
+    /// When a search for a port last found nothing, in ticks (lower half); zero if none has.
+    pub full: u64,
 }

@@ -438,6 +438,9 @@ impl State {
     /// The slot is on the list of free ones, or was when it was taken without that. Not the flow's, but the slot's.
     pub const LISTED: u32 = 1 << 22;
 
+    /// The flow lets its remote address in by an entry of its own in the index.
+    pub const REMOTE_INDEXED: u32 = 1 << 23;
+
     /// What belongs to the flow rather than to the connection on it: it stays when the connection is another.
     pub const OF_THE_FLOW: u32 = Self::ANNOUNCED
         | Self::DOOMED
@@ -445,6 +448,7 @@ impl State {
         | Self::MOVING
         | Self::REMOTE_NEAR
         | Self::REMOTE_FAR
+        | Self::REMOTE_INDEXED
         | Self::PUBLISHED
         | Self::LISTED;
 

@@ -6,6 +6,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::Addr;
 use crate::time::Ticks;
 
 /// What the daemon knows of changes in the network: the one entry of the `WATCH` map, in memory that it shares.
@@ -144,4 +145,50 @@ pub struct Station {
     pub port: u32,
     /// In which [`Watch::epoch`].
     pub epoch: u32,
+}
+
+/// What is remembered of the way of a container's openings to a destination outside, so that the next one need not ask
+/// whose both addresses are, where the route leads, and for the neighbours: an entry of the `ROUTES` array, of which each
+/// processor has its own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Route {
+    /// The container.
+    pub src: Addr,
+    /// The destination: no subnet's of ours or of a peer, and reached through the uplink.
+    pub dst: Addr,
+    /// The interface where the container's packets come in.
+    pub port: u32,
+    /// In which [`Watch::epoch`] that was so.
+    pub epoch: u32,
+    /// The interface that holds the container's subnet.
+    pub inside: u32,
+    /// The name of the next [`Hop`], zero before it is learnt, or [`Remembered::nothing`].
+    pub out: u32,
+    /// The same of the hop toward the container.
+    pub back: u32,
+    /// How many openings have gone the long way.
+    pub openings: u32,
+}
+
+impl Route {
+    /// How many there are, as a power of two.
+    pub const SLOTS_SHIFT: u32 = 10;
+    /// How many there are.
+    pub const SLOTS: u32 = 1 << Self::SLOTS_SHIFT;
+
+    /// The slot in which the way belongs.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot_for(src: Addr, dst: Addr, port: u32) -> u32 {
+        let hash = (src.0 ^ port.rotate_left(16)).wrapping_mul(0x9e37_79b1) ^ dst.0.wrapping_mul(0x85eb_ca6b);
+        hash.wrapping_mul(0xc2b2_ae35) >> (32 - Self::SLOTS_SHIFT)
+    }
+
+    /// Whether it is the way between these, as it was in `epoch`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of(&self, src: Addr, dst: Addr, port: u32, epoch: u32) -> bool {
+        self.src.0 == src.0 && self.dst.0 == dst.0 && self.port == port && self.epoch == epoch
+    }
 }

@@ -11,6 +11,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::flow::Direction;
 use crate::tuple::{FlowKey, Side, Tuple};
+use crate::{Addr, Port};
 
 /// Entries of a bucket.
 pub const ENTRIES: usize = 7;
@@ -108,6 +109,17 @@ pub const fn homes([a, b]: [u64; 2], seed: u64, slots: u32) -> [u32; 2] {
     [(((hash >> 32) * slots as u64) >> 32) as u32, (((other >> 32) * slots as u64) >> 32) as u32]
 }
 
+/// What stands where the side would be in the words of a [`FlowKey`], for a port on the wire and a remote address.
+const ADMISSION: u64 = 2;
+
+/// The words, as a hash takes them, of a port on the wire (of this protocol) toward a remote address: the place of the entry
+/// that lets that address in.
+#[inline(always)]
+#[must_use]
+pub const fn admission(remote: Addr, port: Port, proto: u8) -> [u64; 2] {
+    [remote.0 as u64, port.0 as u64 | (proto as u64) << 32 | ADMISSION << 40]
+}
+
 /// An entry of a bucket: the record's slot in the lower half, above it the direction and the tag.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -121,18 +133,49 @@ impl Entry {
         Self((Self::upper(tag) | direction as u64) << 32 | slot as u64)
     }
 
+    /// The entry by which the flow in `slot` lets its remote address in at its port; `tag` is that of [`admission`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn admitting(tag: u32, slot: u32) -> Self {
+        Self(Self::new(tag, Direction::Original, slot).0 | Self::ADMITS)
+    }
+
+    /// Whether it is such an entry, and not of a tuple.
+    #[inline(always)]
+    #[must_use]
+    pub const fn admits(self) -> bool {
+        self.0 & Self::ADMITS != 0
+    }
+
+    /// The highest bit of the lower half; no table has so many slots.
+    const ADMITS: u64 = 1 << 31;
+
     /// Whether the entry may be of a tuple with this tag, in either direction.
     #[inline(always)]
     #[must_use]
     pub const fn has_tag(self, tag: u32) -> bool {
-        self.0 >> 33 == Self::upper(tag) >> 1
+        self.tag_difference(tag) == 0
+    }
+
+    /// Zero if the entry may be of a tuple with this tag, in either direction; of no more than 31 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tag_difference(self, tag: u32) -> u64 {
+        (self.0 >> 32 ^ Self::upper(tag)) >> 1
+    }
+
+    /// Zero if there is no entry; of no more than 32 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn upper_half(self) -> u64 {
+        self.0 >> 32
     }
 
     /// The record's slot in the `FLOWS` array.
     #[inline(always)]
     #[must_use]
     pub const fn slot(self) -> u32 {
-        self.0 as u32
+        self.0 as u32 & !(Self::ADMITS as u32)
     }
 
     /// The direction of packets that find the flow by this tuple.

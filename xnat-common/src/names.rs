@@ -70,6 +70,8 @@ pub mod map {
     pub const WATCH: &str = "WATCH";
     /// `Array<Hop>`: next hops.
     pub const HOPS: &str = "HOPS";
+    /// `PerCpuArray<Route>`: ways of openings to the outside; not pinned.
+    pub const ROUTES: &str = "ROUTES";
     /// `LruHashMap<StationKey, Station>`: at which port of a bridge a MAC address is.
     pub const STATIONS: &str = "STATIONS";
     /// `LruHashMap<SentKey, Sent>`: identifications of fragmented datagrams on the wire.
@@ -77,4 +79,4 @@ pub mod map {
 }
 
 /// The version of the pinned maps' layouts; part of the pins' path, and raised whenever a layout changes.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;

@@ -71,11 +71,19 @@ fn the_number_of_buckets() {
 
 proptest! {
     #[test]
-    fn an_entry_tells_what_it_was_made_of(tag in 0_u32..1 << 31, slot: u32, reply: bool, other in 0_u32..1 << 31) {
-        let direction = if reply { Direction::Reply } else { Direction::Original };
-        let entry = Entry::new(tag, direction, slot);
+    fn an_entry_tells_what_it_was_made_of(
+        tag in 0_u32..1 << 31,
+        slot in 0_u32..1 << 31,
+        reply: bool,
+        admits: bool,
+        other in 0_u32..1 << 31,
+    ) {
+        let direction = if reply && !admits { Direction::Reply } else { Direction::Original };
+        let entry = if admits { Entry::admitting(tag, slot) } else { Entry::new(tag, direction, slot) };
         prop_assert_ne!(entry, Entry::default());
-        prop_assert_eq!((entry.slot(), entry.direction()), (slot, direction));
+        prop_assert_ne!(entry.upper_half(), 0);
+        prop_assert_eq!((entry.slot(), entry.direction(), entry.admits()), (slot, direction, admits));
+        prop_assert_eq!(entry.tag_difference(other) == 0, entry.has_tag(other));
         prop_assert!(entry.has_tag(tag));
         prop_assert_eq!(entry.has_tag(other), tag.max(1) == other.max(1));
     }

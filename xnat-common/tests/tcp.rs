@@ -141,6 +141,7 @@ fn what_belongs_to_the_connection_goes_when_it_is_taken_up_anew() {
         | State::MOVING
         | State::REMOTE_NEAR
         | State::REMOTE_FAR
+        | State::REMOTE_INDEXED
         | State::PUBLISHED
         | State::LISTED;
     assert_eq!(connection & flow, 0);

@@ -11,7 +11,7 @@ use xnat_common::packet::{Headers, Icmp, proto};
 use xnat_common::{Addr, FlowKey, Port, Side, Tuple};
 
 use crate::claim::Opening;
-use crate::maps::{self, FORWARDS, PEERS};
+use crate::maps::{self, PEERS};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
 use crate::verdict::{Step, Verdict};
@@ -131,8 +131,7 @@ fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Targ
         return Ok(Target::NONE);
     }
     let key = ForwardKey { port, proto: headers.proto, zero: 0 };
-    // SAFETY: the value is copied at once.
-    if let Some(forward) = unsafe { FORWARDS.get(&key) } {
+    if let Some(forward) = maps::forward(config, &key) {
         return Ok(Target::new(Kind::Forward, forward.address, forward.port, true));
     }
     // A query is for the host: its identifier is the sender's.

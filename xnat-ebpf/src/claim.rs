@@ -59,6 +59,9 @@ impl Opening {
 #[inline(always)]
 pub fn claim(skb: Skb, opening: &Opening, now: Ticks) -> Result<Found, Counter> {
     let index = xnat_take_slot(now.0);
+    if index == NO_PORT {
+        return Err(Counter::PortsExhausted);
+    }
     if index == NO_SLOT {
         return Err(Counter::TableFull);
     }
@@ -75,14 +78,21 @@ pub fn claim(skb: Skb, opening: &Opening, now: Ticks) -> Result<Found, Counter> 
 
 /// No slot.
 const NO_SLOT: u32 = u32::MAX;
+/// None is needed, because there is no port.
+const NO_PORT: u32 = u32::MAX - 1;
 
-/// Takes a slot and writes what has been noted of the flow into it. Nothing refers to it yet. Returns the slot or [`NO_SLOT`].
+/// Takes a slot and writes what has been noted of the flow into it. Nothing refers to it yet. Returns the slot, [`NO_SLOT`]
+/// or [`NO_PORT`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_take_slot(now: u32) -> u32 {
     let (Some(config), Some(opening)) = (maps::config(), OPENING.get(0)) else {
         return NO_SLOT;
     };
+    // Before anything has been taken that would have to be given back.
+    if port::is_hopeless(opening, Ticks(now)) {
+        return NO_PORT;
+    }
     collect::step(config, Ticks(now));
     let mut index = take_slot(config, opening);
     if index.is_none() && collect::xnat_reclaim() != 0 {
@@ -253,25 +263,51 @@ fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
     // generation before and after, and that is even until the last store.
     unsafe {
         let word = Word((&raw const (*flow).word).read_volatile());
-        (*flow).original = opening.original;
-        (*flow).reply = opening.reply;
+        copy(&raw mut (*flow).original, &raw const opening.original);
+        copy(&raw mut (*flow).reply, &raw const opening.reply);
         (*flow).proto = opening.proto;
         (*flow).kind = opening.kind as u8;
         (*flow).tagged = 0;
         (*flow).zero = 0;
         set_state(&raw mut (*flow).state, opening.state);
+        zero(&raw mut (*flow).next_hop);
+        zero(&raw mut (*flow).counts);
         (*flow).inside = opening.inside;
         (*flow).peer = opening.peer;
         (*flow).tag_time = 0;
         (*flow).opened = now.0;
-        (*flow).next_hop = [0; 2];
-        (*flow).counts = [0; 2];
-        (*flow).carried = [0; 2];
-        (*flow).window = [xnat_common::tcp::Window { end: 0, max_end: 0, max_window: 0 }; 2];
-        (*flow).syn = [0; 2];
+        zero(&raw mut (*flow).carried);
+        zero(&raw mut (*flow).window);
+        zero(&raw mut (*flow).syn);
         let live = word.next(now);
         // An exchange rather than a store: it orders the stores before it for readers on other processors.
         atomic::compare_and_swap(&raw mut (*flow).word, word.0, live.0);
+    }
+}
+
+/// Copies a field, word by word: the compiler's own way is a call that copies octets.
+///
+/// # Safety
+/// As for `copy_nonoverlapping`; the size is a multiple of four, and so are the addresses.
+#[inline(always)]
+unsafe fn copy<T>(to: *mut T, from: *const T) {
+    const { assert!(size_of::<T>().is_multiple_of(4), "words") };
+    for word in 0..size_of::<T>() / 4 {
+        // SAFETY: within the field.
+        unsafe { to.cast::<u32>().add(word).write_volatile(from.cast::<u32>().add(word).read()) };
+    }
+}
+
+/// Zeroes a field, two words at a time.
+///
+/// # Safety
+/// All zeroes are a valid `T`; its size is a multiple of eight, and so is the address.
+#[inline(always)]
+unsafe fn zero<T>(place: *mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8), "pairs of words") };
+    for pair in 0..size_of::<T>() / 8 {
+        // SAFETY: within the field.
+        unsafe { place.cast::<u64>().add(pair).write_volatile(0) };
     }
 }
 
@@ -301,7 +337,7 @@ fn give_back(found: &Found, has_port: bool) {
     if unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, word.ended().0) } {
         if has_port {
             index::remove(&found.flow().key(Direction::Reply), found.in_direction(Direction::Reply).reference);
-            mapping::release(found.flow());
+            mapping::release(found.flow(), found.reference.index());
         }
         xnat_free(found.reference.index());
     }

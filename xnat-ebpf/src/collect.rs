@@ -55,7 +55,7 @@ extern "C" fn xnat_bury(index: u32) -> u32 {
     for direction in [Direction::Original, Direction::Reply] {
         index::remove(&flow.key(direction), FlowRef::new(index, 0, direction));
     }
-    mapping::release(flow);
+    mapping::release(flow, index);
     maps::flow_ended();
     claim::xnat_free(index)
 }
@@ -112,12 +112,26 @@ pub fn step(config: &Config, now: Ticks) {
     let Some((hand, slots)) = move_hand(config, STEPS_AN_OPENING) else {
         return;
     };
-    for offset in 0..STEPS_AN_OPENING {
-        let Some(index) = (hand + u64::from(offset)).checked_rem(slots) else {
-            return;
-        };
-        xnat_visit(index as u32, now.0);
+    let Some(mut index) = hand.checked_rem(slots) else {
+        return;
+    };
+    for _ in 0..STEPS_AN_OPENING {
+        if is_worth_a_visit(config, index as u32, now) {
+            xnat_visit(index as u32, now.0);
+        }
+        index = if index + 1 < slots { index + 1 } else { 0 };
     }
+}
+
+/// Whether there is a flow in the slot that may have to be ended.
+#[inline(always)]
+fn is_worth_a_visit(config: &Config, index: u32, now: Ticks) -> bool {
+    FLOWS.get(index).is_some_and(|flow| {
+        // SAFETY: values of an array; see `lookup::Found::flow`.
+        let (word, state) =
+            unsafe { (Word((&raw const flow.word).read_volatile()), State((&raw const flow.state).read_volatile())) };
+        word.is_live() && (now.since(word.last_seen()).0 >= config.least_idle || state.has(State::DOOMED))
+    })
 }
 
 /// What the loop's body needs.

@@ -4,6 +4,8 @@
 //! connection or a UDP datagram, a flow that is settled, a next hop that is remembered. Then one look-up, one pass over the
 //! headers and a redirect are all. Nothing of the packet has been changed when it leaves the lane for the
 //! long way, and of the flow nothing that the long way would not change in the same manner.
+//!
+//! Plain packets that open a flow go on in `express_open`.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_csum_update;
@@ -23,10 +25,12 @@ use crate::maps::{self, WATCH};
 use crate::parse::IP;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{account, forward, identification, rewrite};
+use crate::{account, express_open, forward, identification, rewrite};
 
 /// The packet goes the long way.
-const LONG_WAY: u64 = u64::MAX;
+pub const LONG_WAY: u64 = u64::MAX;
+/// It may open a flow. No flow has a datagram's tuple; for that of a TCP segment nobody has looked yet.
+const OPENS: u64 = u64::MAX - 1;
 /// Where the transport header begins.
 const TRANSPORT: usize = IP + ipv4::LEN;
 /// Version 4, and a header of 20 octets.
@@ -35,7 +39,10 @@ const PLAIN: u8 = 0x45;
 /// From a container, at a port of the bridge or a plain interface.
 #[inline(always)]
 pub fn from_inside(skb: Skb) -> Option<Verdict> {
-    verdict(xnat_express_out(skb.raw()))
+    match xnat_express_out(skb.raw()) {
+        OPENS => express_open::from_inside(skb),
+        answer => verdict(answer),
+    }
 }
 
 /// From the wire.
@@ -44,8 +51,9 @@ pub fn from_wire(skb: Skb) -> Option<Verdict> {
     verdict(xnat_express_in(skb.raw()))
 }
 
+/// What a function of the lane has answered.
 #[inline(always)]
-fn verdict(answer: u64) -> Option<Verdict> {
+pub fn verdict(answer: u64) -> Option<Verdict> {
     (answer != LONG_WAY).then_some(Verdict::from_bits(answer))
 }
 
@@ -53,41 +61,63 @@ fn verdict(answer: u64) -> Option<Verdict> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_express_out(skb: *mut __sk_buff) -> u64 {
-    lane::<true>(Skb::from_raw(skb)).map_or(LONG_WAY, Verdict::to_bits)
+    lane::<true>(Skb::from_raw(skb))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_express_in(skb: *mut __sk_buff) -> u64 {
-    lane::<false>(Skb::from_raw(skb)).map_or(LONG_WAY, Verdict::to_bits)
+    lane::<false>(Skb::from_raw(skb))
 }
 
+/// A verdict's bits, [`LONG_WAY`] or [`OPENS`].
 #[inline(always)]
-fn lane<const OUT: bool>(skb: Skb) -> Option<Verdict> {
+fn lane<const OUT: bool>(skb: Skb) -> u64 {
+    let Some((config, plain)) = enter(skb) else {
+        return LONG_WAY;
+    };
+    if plain.syn {
+        return if OUT { OPENS } else { LONG_WAY };
+    }
+    let side = if OUT { Side::Inside } else { Side::Wire };
+    match lookup::find_fast(config, &FlowKey::new(plain.tuple, plain.proto, side)) {
+        Some(found) => onward::<OUT>(skb, config, &plain, &found).map_or(LONG_WAY, Verdict::to_bits),
+        None if OUT && plain.proto == proto::UDP => OPENS,
+        None => LONG_WAY,
+    }
+}
+
+/// A plain packet, where the lane is open.
+#[inline(always)]
+pub fn enter(skb: Skb) -> Option<(&'static Config, Plain)> {
     let config = maps::config()?;
     if config.flags & (Config::KERNEL_PATH | Config::SLOW_PATH) != 0 {
         return None;
     }
-    let plain = Plain::read(skb)?;
+    Some((config, Plain::read(skb)?))
+}
+
+/// A packet whose flow was found.
+#[inline(always)]
+fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Found) -> Option<Verdict> {
     let side = if OUT { Side::Inside } else { Side::Wire };
-    let found = lookup::find_fast(config, &FlowKey::new(plain.tuple, plain.proto, side))?;
     if !found.flow().is_steady(found.direction(), side) {
         return None;
     }
     let (watch, now) = (WATCH.get(0)?, maps::now());
     if OUT {
-        is_at_its_place(skb, &plain, &found, watch, now)?;
+        is_at_its_place(skb, plain, found, watch, now)?;
     }
-    let way = hop::remembered(hop::name(&found, found.direction()), watch, now)?;
-    if plain.wire_len(skb) > way.mtu.into() || !may_live(config, &found, now) {
+    let way = hop::remembered(hop::name(found, found.direction()), watch, now)?;
+    if plain.wire_len(skb) > way.mtu.into() || !may_live(config, found, now) {
         return None;
     }
     // Only what is known to be a packet of the flow keeps it alive.
-    if plain.proto == proto::TCP && !is_plausible(skb, &plain, &found) || !found.refresh(now) {
+    if plain.proto == proto::TCP && !is_plausible(skb, plain, found) || !found.refresh(now) {
         return None;
     }
-    account::count(&found, plain.total_len.into());
-    if let Err(drop) = translate::<OUT>(skb, &plain, &found) {
+    account::count(found, plain.total_len.into());
+    if let Err(drop) = translate::<OUT>(skb, plain, found) {
         return Some(drop);
     }
     if way.asks(now) {
@@ -117,15 +147,17 @@ fn is_plausible(skb: Skb, plain: &Plain, found: &Found) -> bool {
 }
 
 /// What matters of a plain packet before it is changed.
-struct Plain {
-    tuple: Tuple,
+pub struct Plain {
+    pub tuple: Tuple,
     /// The frame's destination.
-    mac: Mac,
+    pub mac: Mac,
     /// From the IP header on.
-    total_len: u16,
-    proto: u8,
+    pub total_len: u16,
+    pub proto: u8,
     /// Length of the transport header.
     header: u8,
+    /// A TCP segment that opens a connection.
+    pub syn: bool,
 }
 
 impl Plain {
@@ -147,6 +179,7 @@ impl Plain {
                 total_len: u16::from_be(ip.add(ipv4::TOTAL_LEN).cast::<u16>().read()),
                 proto: *ip.add(ipv4::PROTO),
                 header: udp_header::LEN as u8,
+                syn: false,
             };
             (plain, ip.add(ipv4::FRAGMENT).cast::<u16>().read(), *ip.add(ipv4::TTL))
         };
@@ -161,7 +194,7 @@ impl Plain {
         }
     }
 
-    /// The same of a TCP segment that neither opens nor ends anything.
+    /// The same of a TCP segment that ends nothing, and answers no opening.
     #[inline(always)]
     fn tcp(self, skb: Skb) -> Option<Self> {
         const MEANT: u8 = flags::SYN | flags::FIN | flags::RST | flags::ACK;
@@ -170,12 +203,13 @@ impl Plain {
         let (offset, flags) = unsafe { (*tcp.add(tcp_header::DATA_OFFSET), *tcp.add(tcp_header::FLAGS)) };
         let header = (offset >> 4) << 2;
         let fits = usize::from(header) >= tcp_header::LEN && ipv4::LEN as u16 + u16::from(header) <= self.total_len;
-        (fits && flags & MEANT == flags::ACK).then_some(Self { header, ..self })
+        let syn = flags & MEANT == flags::SYN;
+        (fits && (syn || flags & MEANT == flags::ACK)).then_some(Self { header, syn, ..self })
     }
 
     /// The length of the longest IP packet that will leave: of a segment, if the packet will be cut into such.
     #[inline(always)]
-    fn wire_len(&self, skb: Skb) -> u32 {
+    pub fn wire_len(&self, skb: Skb) -> u32 {
         match skb.gso_size() {
             0 => self.total_len.into(),
             segment => ipv4::LEN as u32 + u32::from(self.header) + segment,
@@ -185,7 +219,7 @@ impl Plain {
 
 /// Gives the packet the other tuple of its flow, the next TTL, and an identification of its own if it may be fragmented.
 #[inline(always)]
-fn translate<const OUT: bool>(skb: Skb, plain: &Plain, found: &Found) -> Step<()> {
+pub fn translate<const OUT: bool>(skb: Skb, plain: &Plain, found: &Found) -> Step<()> {
     let to = found.flow().translated(found.direction());
     let translation = Translation::new(tuple(skb)?, to);
     transport_checksum(skb, plain.proto == proto::UDP, &translation)?;

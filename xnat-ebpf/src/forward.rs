@@ -7,11 +7,11 @@ use aya_ebpf::bindings::{
     bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
-use xnat_common::Addr;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::packet::{Headers, proto, tcp_header, udp_header};
 
+use crate::claim::Opening;
 use crate::maps;
 use crate::open::Place;
 use crate::skb::{MARK_DONE, Skb, zeroed};
@@ -112,38 +112,33 @@ pub fn to_loopback(skb: Skb) -> Verdict {
     Skb::redirect_neighbour(LOOPBACK)
 }
 
-/// Whether a packet that came in on `inside` leaves through the uplink when it is addressed to `dst`. The host's own
-/// addresses, multicast and broadcast do not.
+/// Whether the first packet of what has been noted, which came in on an inside interface, leaves through the uplink. To the
+/// host's own addresses, multicast and broadcast it does not.
 #[inline(always)]
-pub fn leads_to_uplink(skb: Skb, headers: &Headers, inside: u32, dst: Addr) -> bool {
+pub fn leads_to_uplink(skb: Skb, opening: &Opening) -> bool {
     // The look-up takes every destination for a unicast one, and finds the default route.
-    if dst.to_host() >= FIRST_MULTICAST {
-        return false;
-    }
-    let [sport, dport] = [headers.tuple.sport.0, headers.tuple.dport.0].map(u64::from);
-    let transport = sport << 32 | dport << 16 | u64::from(headers.proto);
-    xnat_leads_to_uplink(skb.raw(), inside, headers.tuple.src.0, dst.0, transport) != 0
+    opening.reply.src.to_host() < FIRST_MULTICAST && xnat_leads_to_uplink(skb.raw()) != 0
 }
 
-/// As [`leads_to_uplink`]. `transport` is source port, destination port and protocol.
+/// As [`leads_to_uplink`].
 ///
 /// A global function, whose stack is not that of the programs.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_leads_to_uplink(skb: *mut __sk_buff, inside: u32, src: u32, dst: u32, transport: u64) -> u32 {
-    let Some(config) = maps::config() else {
+extern "C" fn xnat_leads_to_uplink(skb: *mut __sk_buff) -> u32 {
+    let (Some(config), Ok(opening)) = (maps::config(), Opening::noted()) else {
         return 0;
     };
     let mut place = MaybeUninit::<FibLookup>::uninit();
     // SAFETY: a plain C structure for which all zeroes are valid.
     let parameters = unsafe { zeroed(&mut place) };
     parameters.family = FAMILY_IPV4;
-    parameters.l4_protocol = transport as u8;
-    parameters.sport = (transport >> 32) as u16;
-    parameters.dport = (transport >> 16) as u16;
-    parameters.ifindex = inside;
-    parameters.__bindgen_anon_3.ipv4_src = src;
-    parameters.__bindgen_anon_4.ipv4_dst = dst;
+    parameters.l4_protocol = opening.proto;
+    parameters.sport = opening.original.sport.0;
+    parameters.dport = opening.original.dport.0;
+    parameters.ifindex = opening.inside;
+    parameters.__bindgen_anon_3.ipv4_src = opening.original.src.0;
+    parameters.__bindgen_anon_4.ipv4_dst = opening.reply.src.0;
     // SAFETY: the structure is as long as said.
     let result = unsafe { bpf_fib_lookup(skb.cast(), &raw mut *parameters, PARAMETERS_LEN, 0) };
     // Whether a packet is too long for the route is not asked here.

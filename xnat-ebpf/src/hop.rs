@@ -155,8 +155,9 @@ pub fn name(found: &Found, direction: Direction) -> u32 {
     unsafe { (&raw const (*found.flow).next_hop).cast::<u32>().add(direction as usize).read_volatile() }
 }
 
+/// Has the flow remember the hop of a direction.
 #[inline(always)]
-fn set_name(found: &Found, direction: Direction, name: u32) {
+pub fn set_name(found: &Found, direction: Direction, name: u32) {
     // SAFETY: as in name; a lost race is a look-up more.
     unsafe { (&raw mut (*found.flow).next_hop).cast::<u32>().add(direction as usize).write_volatile(name) };
 }
@@ -166,7 +167,7 @@ fn set_name(found: &Found, direction: Direction, name: u32) {
 /// A global function, whose stack is not that of the programs; so is [`xnat_enter_hop`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_learn(skb: *mut __sk_buff, reference: u64, side: u32, now: u32) -> u32 {
+pub extern "C" fn xnat_learn(skb: *mut __sk_buff, reference: u64, side: u32, now: u32) -> u32 {
     let (skb, now) = (Skb::from_raw(skb), Ticks(now));
     let (Some(watch), Some(config)) = (WATCH.get(0), maps::config()) else {
         return 0;

@@ -7,7 +7,8 @@ use core::arch::asm;
 use xnat_common::config::Config;
 use xnat_common::flow::{State, Word};
 use xnat_common::index::{self, Bucket, CROWDED, ENTRIES, Entry, Place};
-use xnat_common::{Direction, Flow, FlowKey, FlowRef, Port};
+use xnat_common::mapping::Owner;
+use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Port};
 
 use crate::maps::{FLOWS, TUPLES};
 use crate::{atomic, maps};
@@ -69,7 +70,7 @@ fn by_entry(a: u64, b: u64) -> u64 {
     if found != NOTHING || version(buckets.first) & Bucket::SPILLED == 0 {
         return found;
     }
-    scan(buckets.second, place.tag, a, b)
+    buckets.second().map_or(NOTHING, |second| scan(second, place.tag, a, b))
 }
 
 /// The flow with this tuple, if it is in one of its home slots.
@@ -77,14 +78,28 @@ fn by_entry(a: u64, b: u64) -> u64 {
 pub fn at_home(config: &Config, a: u64, b: u64) -> Option<(*mut Flow, FlowRef)> {
     let [one, other] = index::homes([a, b], config.seed, config.slots());
     let (first, second) = (FLOWS.get_ptr_mut(one)?, FLOWS.get_ptr_mut(other)?);
-    // Both are asked for before either is looked at, so that the processor fetches them at once. And the word is read
-    // first: what is read then is of its generation, or of a later one, which shows when the flow is stamped.
-    // SAFETY: map values.
-    let words = unsafe { [(&raw const (*first).word).read_volatile(), (&raw const (*second).word).read_volatile()] };
-    if let Some(direction) = direction_of(first, a, b) {
-        return published(first, one, Word(words[0]), direction);
+    // Where many flows are in their second home both are asked for before either is looked at, so that the processor
+    // fetches them at once. Where few are, that would only take room from other flows in its caches.
+    if maps::flows_live() > u64::from(config.max_flows / FEW) {
+        word(second);
     }
-    published(second, other, Word(words[1]), direction_of(second, a, b)?)
+    // The word is read first: what is read then is of its generation, or of a later one, which shows when the flow is
+    // stamped.
+    let one_word = word(first);
+    if let Some(direction) = direction_of(first, a, b) {
+        return published(first, one, one_word, direction);
+    }
+    let other_word = word(second);
+    published(second, other, other_word, direction_of(second, a, b)?)
+}
+
+/// A table in which less than one in so many of its flows live has few in their second home.
+const FEW: u32 = 4;
+
+#[inline(always)]
+fn word(flow: *mut Flow) -> Word {
+    // SAFETY: a map value.
+    Word(unsafe { (&raw const (*flow).word).read_volatile() })
 }
 
 /// In which direction packets with this tuple belong to the flow.
@@ -113,11 +128,23 @@ fn published(flow: *mut Flow, slot: u32, word: Word, direction: Direction) -> Op
     usable.then_some((flow, FlowRef::new(slot, word.generation(), direction)))
 }
 
+/// Looks at a tuple's first bucket, so that the processor fetches it before it is asked for.
+#[inline(always)]
+pub fn prefetch(config: &Config, key: &FlowKey) {
+    let place = Place::of(key.words(), config.seed, config.bucket_mask);
+    if let Some(bucket) = TUPLES.get_ptr_mut(place.first) {
+        version(bucket);
+    }
+}
+
 /// Whether a tuple has an entry, be its flow about to end or to begin.
 #[inline(always)]
 pub fn is_taken(key: &FlowKey) -> bool {
     let [a, b] = key.words();
-    look(a, b).is_some_and(|(place, buckets)| is_there(&buckets, place.tag, a, b))
+    match look(a, b) {
+        Some((place, buckets)) => is_there(&buckets, version(buckets.first), place.tag, a, b),
+        None => false,
+    }
 }
 
 /// Inserts the entry by which packets with `key` find the flow; false if the tuple has one already.
@@ -160,7 +187,7 @@ extern "C" fn xnat_lock(a: u64, b: u64) -> u32 {
     if before & Bucket::LOCKED != 0 {
         return BUSY;
     }
-    if is_there(&buckets, place.tag, a, b) {
+    if is_there(&buckets, before, place.tag, a, b) {
         return TAKEN;
     }
     // Whoever has inserted a tuple with this first bucket since the look has changed the version.
@@ -209,29 +236,130 @@ extern "C" fn xnat_remove(a: u64, b: u64, reference: u64) -> u32 {
     let Some((place, buckets)) = look(a, b) else {
         return 0;
     };
-    let entry = Entry::new(place.tag, reference.direction(), reference.index());
-    u32::from(replace(buckets.first, entry, Entry::default()) || replace(buckets.second, entry, Entry::default()))
+    take_away(&buckets, Entry::new(place.tag, reference.direction(), reference.index())).into()
+}
+
+#[inline(always)]
+fn take_away(buckets: &Buckets, entry: Entry) -> bool {
+    if replace(buckets.first, entry, Entry::default()) {
+        return true;
+    }
+    match buckets.second() {
+        Some(second) => replace(second, entry, Entry::default()),
+        None => false,
+    }
+}
+
+/// Enters that a flow lets its remote address in at its port; false if there is no room.
+#[inline(always)]
+pub fn admit(reference: FlowRef) -> bool {
+    xnat_admit(reference.to_bits()) != 0
+}
+
+/// As [`admit`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_admit(reference: u64) -> u32 {
+    let reference = FlowRef::from_bits(reference);
+    let Some(flow) = FLOWS.get(reference.index()) else {
+        return 0;
+    };
+    let [a, b] = index::admission(flow.original.dst, flow.reply.dport, flow.proto);
+    // Without the lock: two flows may enter the same at once, and each takes its own entry away.
+    match look(a, b) {
+        Some((place, buckets)) => put(&buckets, Entry::admitting(place.tag, reference.index())).into(),
+        None => 0,
+    }
+}
+
+/// Takes away what [`admit`] has entered for the flow in a slot.
+#[inline(always)]
+pub fn expel(flow: &Flow, slot: u32) {
+    let [a, b] = index::admission(flow.original.dst, flow.reply.dport, flow.proto);
+    xnat_expel(a, b, slot);
+}
+
+/// As [`expel`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_expel(a: u64, b: u64, slot: u32) -> u32 {
+    match look(a, b) {
+        Some((place, buckets)) => take_away(&buckets, Entry::admitting(place.tag, slot)).into(),
+        None => 0,
+    }
+}
+
+/// The endpoint whose flow lets a remote address in at a port, with one session; [`Owner::NONE`] if no flow does.
+#[inline(always)]
+pub fn admitted(remote: Addr, port: Port, proto: u8) -> Owner {
+    Owner(xnat_admitted(remote.0, port.0.into(), proto.into()))
+}
+
+/// As [`admitted`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_admitted(remote: u32, port: u32, proto: u32) -> u64 {
+    let (remote, port, proto) = (Addr(remote), Port(port as u16), proto as u8);
+    let [a, b] = index::admission(remote, port, proto);
+    let Some((place, buckets)) = look(a, b) else {
+        return Owner::NONE.0;
+    };
+    let first = admitted_by(buckets.first, place.tag, remote, port, proto);
+    if first != Owner::NONE || version(buckets.first) & Bucket::SPILLED == 0 {
+        return first.0;
+    }
+    match buckets.second() {
+        Some(second) => admitted_by(second, place.tag, remote, port, proto).0,
+        None => Owner::NONE.0,
+    }
+}
+
+#[inline(always)]
+fn admitted_by(bucket: *mut Bucket, tag: u32, remote: Addr, port: Port, proto: u8) -> Owner {
+    let (seen, mut at) = (survey(bucket, tag), 0);
+    while at < ENTRIES {
+        let entry = read(bucket, at);
+        if seen.has_tag(at)
+            && entry.admits()
+            && let Some(flow) = FLOWS.get(entry.slot())
+            && word((&raw const *flow).cast_mut()).is_live()
+            && flow.original.dst == remote
+            && flow.reply.dport == port
+            && flow.proto == proto
+        {
+            return Owner::new(flow.original.src, flow.original.sport, 1);
+        }
+        at = next(at);
+    }
+    Owner::NONE
 }
 
 /// The two buckets of a tuple.
 struct Buckets {
     first: *mut Bucket,
-    second: *mut Bucket,
+    /// Its number alone, because it is seldom looked at.
+    second: u32,
+}
+
+impl Buckets {
+    #[inline(always)]
+    fn second(&self) -> Option<*mut Bucket> {
+        TUPLES.get_ptr_mut(self.second)
+    }
 }
 
 #[inline(always)]
 fn look(a: u64, b: u64) -> Option<(Place, Buckets)> {
     let config = maps::config()?;
     let place = Place::of([a, b], config.seed, config.bucket_mask);
-    let buckets = Buckets { first: TUPLES.get_ptr_mut(place.first)?, second: TUPLES.get_ptr_mut(place.second)? };
+    let buckets = Buckets { first: TUPLES.get_ptr_mut(place.first)?, second: place.second };
     Some((place, buckets))
 }
 
 /// Whether the flow has ended since it was looked for.
 #[inline(always)]
 fn has_ended(flow: *mut Flow, reference: FlowRef) -> bool {
-    // SAFETY: a map value.
-    Word(unsafe { (&raw const (*flow).word).read_volatile() }).generation() != reference.generation()
+    word(flow).generation() != reference.generation()
 }
 
 #[inline(always)]
@@ -252,39 +380,39 @@ fn swap(bucket: *mut Bucket, at: usize, old: Entry, new: Entry) -> bool {
     unsafe { atomic::compare_and_swap((&raw mut (*bucket).entries).cast::<u64>().add(at), old.0, new.0) }
 }
 
-/// The live flow that an entry of the bucket leads to, and whose tuple is this one.
-#[inline(always)]
-fn scan(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> u64 {
-    for at in 0..ENTRIES {
-        let entry = read(bucket, at);
-        if entry.has_tag(tag)
-            && let Some(flow) = flow_of(entry, a, b)
-        {
-            // SAFETY: a map value.
-            let word = Word(unsafe { (&raw const (*flow).word).read_volatile() });
-            if word.is_live() {
-                return FlowRef::new(entry.slot(), word.generation(), entry.direction()).to_bits();
-            }
-        }
+/// What one look over a bucket has seen, in one word: a bit for each entry that has the tag looked for, from bit 8 on one
+/// for each place that is free, and from bit 16 on how many those are.
+#[derive(Clone, Copy)]
+struct Survey(u64);
+
+impl Survey {
+    #[inline(always)]
+    const fn has_tag(self, at: usize) -> bool {
+        self.0 >> at & 1 != 0
     }
-    NOTHING
+
+    #[inline(always)]
+    const fn is_free(self, at: usize) -> bool {
+        self.0 >> (8 + at) & 1 != 0
+    }
+
+    #[inline(always)]
+    const fn used(self) -> usize {
+        ENTRIES - (self.0 >> 16) as usize
+    }
 }
 
-/// Whether either bucket has an entry of this tuple.
+/// Looks over a bucket, without a branch: the verifier would follow both sides of each.
 #[inline(always)]
-fn is_there(buckets: &Buckets, tag: u32, a: u64, b: u64) -> bool {
-    let (mut at, mut bucket) = (0, buckets.first);
-    while at < 2 * ENTRIES {
-        if at == ENTRIES {
-            bucket = buckets.second;
-        }
-        let entry = read(bucket, if at < ENTRIES { at } else { at - ENTRIES });
-        if entry.has_tag(tag) && flow_of(entry, a, b).is_some() {
-            return true;
-        }
+fn survey(bucket: *mut Bucket, tag: u32) -> Survey {
+    let (mut at, mut seen) = (0, 0);
+    while at < ENTRIES {
+        let entry = read(bucket, at);
+        seen |= is_zero(entry.tag_difference(tag)) << at;
+        seen += is_zero(entry.upper_half()) * (0x100 << at | 1 << 16);
         at = next(at);
     }
-    false
+    Survey(seen)
 }
 
 /// The number after `at`, without the compiler's knowing: it would unroll the loop, and the stack is short.
@@ -295,9 +423,72 @@ fn next(mut at: usize) -> usize {
     at
 }
 
+/// One if `number`, of no more than 32 bits, is zero, else zero.
+#[inline(always)]
+fn is_zero(mut number: u64) -> u64 {
+    // SAFETY: nothing but the number changes. In assembly, because the compiler would make a branch of it.
+    unsafe { asm!("{0} += -1", "{0} >>= 63", inout(reg) number) };
+    number
+}
+
+/// The live flow that an entry of the bucket leads to, and whose tuple is this one.
+#[inline(always)]
+fn scan(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> u64 {
+    let (seen, mut at) = (survey(bucket, tag), 0);
+    while at < ENTRIES {
+        if seen.has_tag(at) {
+            let entry = read(bucket, at);
+            if let Some(flow) = flow_of(entry, a, b) {
+                let word = word(flow);
+                if word.is_live() {
+                    return FlowRef::new(entry.slot(), word.generation(), entry.direction()).to_bits();
+                }
+            }
+        }
+        at = next(at);
+    }
+    NOTHING
+}
+
+/// Whether a tuple has an entry in its first bucket, whose `version` this is, or in the second, if something has spilled
+/// into that.
+#[inline(always)]
+fn is_there(buckets: &Buckets, version: u64, tag: u32, a: u64, b: u64) -> bool {
+    if is_among(buckets.first, tag, a, b) {
+        return true;
+    }
+    if version & Bucket::SPILLED == 0 {
+        return false;
+    }
+    // Looked for anew, because the stack is short and this is seldom.
+    let Some((place, buckets)) = look(a, b) else {
+        return false;
+    };
+    match buckets.second() {
+        Some(second) => is_among(second, place.tag, a, b),
+        None => false,
+    }
+}
+
+/// Whether a bucket has an entry of this tuple.
+#[inline(always)]
+fn is_among(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> bool {
+    let (seen, mut at) = (survey(bucket, tag), 0);
+    while at < ENTRIES {
+        if seen.has_tag(at) && flow_of(read(bucket, at), a, b).is_some() {
+            return true;
+        }
+        at = next(at);
+    }
+    false
+}
+
 /// The record of an entry, if it has this tuple.
 #[inline(always)]
 fn flow_of(entry: Entry, a: u64, b: u64) -> Option<*mut Flow> {
+    if entry.admits() {
+        return None;
+    }
     let flow = FLOWS.get_ptr_mut(entry.slot())?;
     // SAFETY: a map value. Of a record that is being filled anew no entry leads here any more.
     let key = unsafe { (*flow).key(entry.direction()) };
@@ -308,30 +499,35 @@ fn flow_of(entry: Entry, a: u64, b: u64) -> Option<*mut Flow> {
 /// Puts an entry into a tuple's first bucket, or into the second if the first is crowded; false if there is no room.
 #[inline(always)]
 fn put(buckets: &Buckets, entry: Entry) -> bool {
-    let used = used(buckets.first);
-    let spills = used >= CROWDED && self::used(buckets.second) < used;
-    if !spills && put_into(buckets.first, entry) {
+    let here = survey(buckets.first, 0);
+    if here.used() < CROWDED && put_into(buckets.first, here, entry) {
+        return true;
+    }
+    let Some(second) = buckets.second() else {
+        return false;
+    };
+    let there = survey(second, 0);
+    let spills = there.used() < here.used();
+    if !spills && put_into(buckets.first, here, entry) {
         return true;
     }
     // Before the entry is there: who looks for it looks into the first bucket first.
-    // SAFETY: a field of a map value, whose lock is held.
+    // SAFETY: a field of a map value.
     unsafe { atomic::fetch_or(&raw mut (*buckets.first).version, Bucket::SPILLED) };
-    put_into(buckets.second, entry) || spills && put_into(buckets.first, entry)
+    put_into(second, there, entry) || spills && put_into(buckets.first, here, entry)
 }
 
+/// Puts an entry where the look over the bucket has seen room, unless others have taken that since.
 #[inline(always)]
-fn used(bucket: *mut Bucket) -> usize {
-    let (mut at, mut used) = (0, 0);
+fn put_into(bucket: *mut Bucket, seen: Survey, entry: Entry) -> bool {
+    let mut at = 0;
     while at < ENTRIES {
-        used += usize::from(read(bucket, at) != Entry::default());
+        if seen.is_free(at) && swap(bucket, at, Entry::default(), entry) {
+            return true;
+        }
         at = next(at);
     }
-    used
-}
-
-#[inline(always)]
-fn put_into(bucket: *mut Bucket, entry: Entry) -> bool {
-    replace(bucket, Entry::default(), entry)
+    false
 }
 
 /// Puts `new` in the place of `old`, if the bucket has that.

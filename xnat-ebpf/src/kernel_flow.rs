@@ -18,7 +18,8 @@ pub fn remember(headers: &Headers, side: Side, now: Ticks) {
             return;
         }
     } else {
-        // The map drops its oldest tuples by itself.
+        // Before it is there, so that nobody overlooks it. The map drops its oldest tuples by itself.
+        maps::note_kernel_flows();
         let _ = KERNEL_FLOWS.insert(&key, &now.0, 0);
         maps::count(Counter::KernelFlows);
     }
@@ -49,6 +50,9 @@ fn touch(seen: *mut u32, now: Ticks) -> bool {
 /// has been idle.
 #[inline(always)]
 pub fn claims(key: &FlowKey, opens: bool, now: Ticks) -> bool {
+    if !maps::has_kernel_flows() {
+        return false;
+    }
     match KERNEL_FLOWS.get_ptr_mut(key) {
         // SAFETY: the value is read at once.
         Some(seen) if opens && now.since(Ticks(unsafe { *seen })).0 > LIFETIME.0 => false,
@@ -63,5 +67,5 @@ pub fn claims(key: &FlowKey, opens: bool, now: Ticks) -> bool {
 /// Whether the kernel has ever had this key, as far as the map remembers.
 #[inline(always)]
 pub fn knows(key: &FlowKey) -> bool {
-    KERNEL_FLOWS.get_ptr(key).is_some()
+    maps::has_kernel_flows() && KERNEL_FLOWS.get_ptr(key).is_some()
 }

@@ -10,8 +10,8 @@ use xnat_common::mapping::{self, Class, Dependence, Endpoint, Mapping, Owner, Re
 use xnat_common::{Addr, Flow, FlowRef, Port};
 
 use crate::lookup::{self, Found};
-use crate::maps::{MOVED, PORTS, REMOTES};
-use crate::{account, atomic, quota};
+use crate::maps::{self, PORTS, REMOTES};
+use crate::{account, atomic, index, quota};
 
 /// How often a word is looked at again that another processor has changed in between.
 const RETRIES: u32 = 8;
@@ -98,11 +98,27 @@ pub fn join(flow: &Flow, goal: Goal, port: Port) -> bool {
     if goal as u32 == Goal::Endpoint as u32 {
         return match of_port(flow.proto, port) {
             // SAFETY: a field of a map value.
-            Some(mapping) => unsafe { enter(&raw mut (*mapping).owner, address, own) },
+            Some(mapping) => unsafe {
+                let word = &raw mut (*mapping).owner;
+                word.read_volatile().is(address, own) && enter(word, address, own)
+            },
             None => false,
         };
     }
     join_remote(&remote_key(remote(flow), port, flow.proto), address, own)
+}
+
+/// Begins a mapping of the flow's endpoint, toward everybody, with the endpoint's own port; false if somebody has that.
+#[inline(always)]
+pub fn begin(flow: &Flow) -> bool {
+    let (address, own) = (flow.original.src, flow.original.sport);
+    of_port(flow.proto, own).is_some_and(|mapping| {
+        // SAFETY: a field of a map value.
+        unsafe {
+            let word = (&raw mut (*mapping).owner).cast();
+            atomic::compare_and_swap(word, Owner::NONE.0, Owner::new(address, own, 1).0)
+        }
+    })
 }
 
 /// What has become of a claim.
@@ -166,7 +182,7 @@ extern "C" fn xnat_claim(reference: u64, port: u32, by_remote: u32) -> u32 {
             return if own { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
         }
     }
-    if port == own || MOVED.insert(&endpoint(flow, goal), &port, u64::from(BPF_NOEXIST)).is_ok() {
+    if port == own || maps::move_endpoint(&endpoint(flow, goal), port) {
         return Claimed::YES.0;
     }
     vacate(flow, goal, port);
@@ -207,7 +223,7 @@ fn depart(flow: &Flow, goal: Goal, port: Port) -> bool {
     if last {
         // The way to it first: whoever comes from now on gets a new one.
         if port != flow.original.sport {
-            let _ = MOVED.remove(&endpoint(flow, goal));
+            maps::forget_endpoint(&endpoint(flow, goal));
         }
         vacate(flow, goal, port);
     }
@@ -225,15 +241,26 @@ fn vacate(flow: &Flow, goal: Goal, port: Port) {
     }
 }
 
-/// Notes that a session of a mapping toward everybody is with its remote address, so that filtering lets that in.
+/// Notes that a session of a mapping toward everybody is with its remote address, so that filtering lets that in. Returns
+/// the bit of [`State`] that says where it was noted, or none.
 #[inline(always)]
-pub fn permit(config: &Config, found: &Found) {
-    if Class::of(found.flow().proto).is_some_and(|class| config.filtering(class) as u8 == Dependence::Address as u8) {
-        xnat_permit(found.reference.to_bits());
+pub fn permit(config: &Config, found: &Found) -> u32 {
+    let flow = found.flow();
+    let by_address = |class| config.filtering(class) as u8 == Dependence::Address as u8;
+    if !Class::of(flow.proto).is_some_and(by_address) {
+        return 0;
     }
+    let Some(mapping) = of_port(flow.proto, flow.reply.dport) else {
+        return 0;
+    };
+    // SAFETY: a field of a map value.
+    let word = unsafe { (&raw mut (*mapping).remote).cast::<u64>() };
+    // SAFETY: as above. Nobody is noted yet of most ports.
+    let first = unsafe { atomic::compare_and_swap(word, Remote::default().0, Remote::new(remote(flow), 1).0) };
+    if first { State::REMOTE_NEAR } else { xnat_permit(found.reference.to_bits()) }
 }
 
-/// As [`permit`], where filtering is by address.
+/// As [`permit`], where filtering is by address, for a port of which somebody is noted.
 ///
 /// A global function, which the verifier checks once by itself.
 #[unsafe(no_mangle)]
@@ -258,15 +285,17 @@ extern "C" fn xnat_permit(reference: u64) -> u32 {
         let new = Remote::new(remote(flow), old.sessions() + 1);
         // SAFETY: as above.
         if unsafe { atomic::compare_and_swap(word, old.0, new.0) } {
-            account::mark(&found, State::REMOTE_NEAR, 0);
-            return 1;
+            return State::REMOTE_NEAR;
         }
+    }
+    // The first of several sessions with one address has its own entry in the index, which is all that most have.
+    if index::admitted(remote(flow), port, flow.proto).is_free() && index::admit(found.reference) {
+        return State::REMOTE_INDEXED;
     }
     let key = remote_key(remote(flow), port, flow.proto);
     let (address, own) = (flow.original.src, flow.original.sport);
     if insert_remote(&key, Owner::new(address, own, 1)) || join_remote(&key, address, own) {
-        account::mark(&found, State::REMOTE_FAR, 0);
-        return 1;
+        return State::REMOTE_FAR;
     }
     0
 }
@@ -303,7 +332,8 @@ pub fn admits(config: &Config, protocol: u8, port: Port, remote: Addr) -> Owner 
     if anybody || near.sessions() != 0 && near.address() == remote {
         return owner;
     }
-    let far = by_remote();
+    let indexed = index::admitted(remote, port, protocol);
+    let far = if indexed.is_free() { by_remote() } else { indexed };
     if far.is(owner.address(), owner.port()) { far } else { Owner::NONE }
 }
 
@@ -327,9 +357,9 @@ pub fn hold(found: &Found) {
     }
 }
 
-/// Lets go of everything that a flow has held, which has just ended and whose slot is not free yet.
+/// Lets go of everything that the flow in `slot` has held, which has just ended and whose slot is not free yet.
 #[inline(always)]
-pub fn release(flow: &Flow) {
+pub fn release(flow: &Flow, slot: u32) {
     let state = State(flow.state);
     if flow.kind == Kind::Mapped as u8 {
         if state.has(State::MAPPED) {
@@ -348,15 +378,18 @@ pub fn release(flow: &Flow) {
         (false, false) => Goal::Flow,
     };
     if goal as u32 == Goal::Endpoint as u32 {
-        retract(flow, state);
+        retract(flow, slot, state);
     }
     release_port(flow, goal);
 }
 
 /// Takes a flow off the sessions that its mapping has with its remote address: the reverse of [`permit`].
 #[inline(always)]
-fn retract(flow: &Flow, state: State) {
+fn retract(flow: &Flow, slot: u32, state: State) {
     let port = flow.reply.dport;
+    if state.has(State::REMOTE_INDEXED) {
+        index::expel(flow, slot);
+    }
     if state.has(State::REMOTE_NEAR)
         && let Some(mapping) = of_port(flow.proto, port)
     {

@@ -1,6 +1,6 @@
 //! The maps. Sizes here are the defaults; user space sets those of the flow table.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, Stack};
 use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
@@ -8,7 +8,7 @@ use xnat_common::counter::{self, Counter};
 use xnat_common::fragment::{
     self, Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse,
 };
-use xnat_common::hop::{Hop, Station, StationKey, Watch};
+use xnat_common::hop::{Hop, Route, Station, StationKey, Watch};
 use xnat_common::host_port;
 use xnat_common::index::{self, Bucket};
 use xnat_common::mapping::{self, Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
@@ -84,6 +84,8 @@ pub static WATCH: Array<Watch, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub static HOPS: Array<Hop, { Hop::SLOTS as usize }> = Array::new();
 #[btf_map]
+pub static ROUTES: PerCpuArray<Route, { Route::SLOTS as usize }> = PerCpuArray::new();
+#[btf_map]
 pub static STATIONS: LruHashMap<StationKey, Station, 16_384> = LruHashMap::new();
 #[btf_map]
 pub static SENT: LruHashMap<SentKey, Sent, 16_384> = LruHashMap::new();
@@ -135,8 +137,88 @@ pub fn speaking_peer(address: Addr) -> Option<*mut Peer> {
 /// The port on the wire of an endpoint that does not have its own.
 #[inline(always)]
 pub fn moved(endpoint: &Endpoint) -> Option<Port> {
+    // A look into an empty map is one at a line of memory that nobody has looked at of late.
+    // SAFETY: a field of a map value.
+    if CURSORS.get_ptr(0).is_none_or(|cursors| unsafe { (&raw const (*cursors).moved).read_volatile() } == 0) {
+        return None;
+    }
     // SAFETY: copied at once; what was read wrongly shows when the port turns out not to be the endpoint's.
     unsafe { MOVED.get(endpoint) }.copied()
+}
+
+/// Remembers the port of an endpoint that does not have its own; false if it has another one already.
+#[inline(always)]
+pub fn move_endpoint(endpoint: &Endpoint, port: Port) -> bool {
+    // Before it is there, so that nobody overlooks it.
+    count_moved(1);
+    let is_new = MOVED.insert(endpoint, &port, u64::from(BPF_NOEXIST)).is_ok();
+    if !is_new {
+        count_moved(u64::MAX);
+    }
+    is_new
+}
+
+/// The reverse of [`move_endpoint`].
+#[inline(always)]
+pub fn forget_endpoint(endpoint: &Endpoint) {
+    if MOVED.remove(endpoint).is_ok() {
+        count_moved(u64::MAX);
+    }
+}
+
+#[inline(always)]
+fn count_moved(change: u64) {
+    if let Some(cursors) = CURSORS.get_ptr_mut(0) {
+        // SAFETY: a field of a map value.
+        unsafe { atomic::add(&raw mut (*cursors).moved, change) };
+    }
+}
+
+/// Where a port is forwarded.
+#[inline(always)]
+pub fn forward(config: &Config, key: &ForwardKey) -> Option<Forward> {
+    if config.flags & Config::FORWARDS == 0 {
+        return None;
+    }
+    // SAFETY: the value is copied at once.
+    unsafe { FORWARDS.get(key) }.copied()
+}
+
+/// Whether a search for a port has found nothing of late.
+#[inline(always)]
+pub fn was_full_within(lifetime: Ticks, now: Ticks) -> bool {
+    // SAFETY: a field of a map value.
+    let last = CURSORS.get_ptr(0).map_or(0, |cursors| unsafe { (&raw const (*cursors).full).read_volatile() });
+    last != 0 && now.since(Ticks(last as u32)).0 < lifetime.0
+}
+
+/// Notes that one has.
+#[inline(always)]
+pub fn note_full(now: Ticks) {
+    if let Some(cursors) = CURSORS.get_ptr_mut(0) {
+        // SAFETY: a field of a map value. The bit above the time tells it from none.
+        unsafe { (&raw mut (*cursors).full).write_volatile(1 << 32 | u64::from(now.0)) };
+    }
+}
+
+/// Whether the kernel's own NAT has ever been seen to have a flow.
+#[inline(always)]
+pub fn has_kernel_flows() -> bool {
+    // SAFETY: a field of a map value.
+    CURSORS.get_ptr(0).is_some_and(|cursors| unsafe { (&raw const (*cursors).kernel_flows).read_volatile() } != 0)
+}
+
+/// Notes that it has.
+#[inline(always)]
+pub fn note_kernel_flows() {
+    if let Some(cursors) = CURSORS.get_ptr_mut(0) {
+        // SAFETY: a field of a map value, which never becomes zero again.
+        unsafe {
+            if (*cursors).kernel_flows == 0 {
+                (&raw mut (*cursors).kernel_flows).write_volatile(1);
+            }
+        }
+    }
 }
 
 /// The time, from a clock that is read without touching the hardware (kernel 5.11, commit d05512618056).

@@ -10,10 +10,9 @@ use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 
 use crate::claim::{self, Opening};
 use crate::lookup::{self, Found};
-use crate::maps::FORWARDS;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{arrive, collect, forward, hygiene, kernel_flow, maps, parse, refuse};
+use crate::{arrive, collect, forward, hygiene, kernel_flow, maps, parse, refuse, route};
 
 /// What stands for "it opens a flow, which is noted" where a verdict's bits would be.
 const OPENS: u64 = u64::MAX;
@@ -23,8 +22,31 @@ const OPENS: u64 = u64::MAX;
 /// What a packet would open is decided in global functions, one for each place, which read the packet anew: the verifier
 /// checks them once by themselves, and their stacks are not that of the programs.
 #[inline(always)]
-pub fn from_container(skb: Skb, headers: &Headers, inside: u32, now: Ticks) -> Step<Found> {
-    claim_noted(skb, headers, xnat_from_container(skb.raw(), inside, now.0), now)
+pub fn from_container(skb: Skb, config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<Found> {
+    let answer = xnat_from_container(skb.raw(), inside, now.0);
+    if answer != OPENS {
+        return Err(Verdict::from_bits(answer));
+    }
+    let opening = Opening::noted()?;
+    if opening.kind as u8 != Kind::Hairpin as u8 {
+        leads_out(skb, config, headers, opening, now)?;
+    }
+    claim(skb, headers, opening, now)
+}
+
+/// Whether what a packet from a container would open toward a peer or the outside leaves through the uplink, and from here.
+#[inline(always)]
+fn leads_out(skb: Skb, config: &Config, headers: &Headers, opening: &Opening, now: Ticks) -> Step<()> {
+    if !forward::leads_to_uplink(skb, opening) {
+        if opening.peer != Addr::UNSPECIFIED {
+            maps::count(Counter::ToKernelRoute);
+        }
+        return Err(Verdict::PASS);
+    }
+    if opening.peer == Addr::UNSPECIFIED {
+        route::xnat_note_route(skb.ifindex(), now.0);
+    }
+    forward::check_outward(skb, config, headers)
 }
 
 /// A packet that the kernel has routed to the uplink: from a container on the slow path, or from the host itself.
@@ -101,26 +123,19 @@ fn by_container(skb: Skb, inside: u32, now: Ticks) -> Step<&'static Opening> {
     if headers.tuple.dst == config.address {
         arrive::hairpin(skb, config, &headers, inside)
     } else {
-        to_uplink(skb, config, &headers, inside, now)
+        to_uplink(config, &headers, inside, now)
     }
 }
 
 /// What a packet from a container would open toward a peer or the outside.
 #[inline(always)]
-fn to_uplink(skb: Skb, config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<&'static Opening> {
+fn to_uplink(config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<&'static Opening> {
     let opening = outward(config, headers, inside, false, now)?;
     // In the middle of a connection with anybody but a peer's container: the kernel's own NAT may know it. If it does not,
     // the packet comes to the uplink's egress hook as it is.
     if opening.peer == Addr::UNSPECIFIED && !headers.opens() {
         return Err(Verdict::PASS);
     }
-    if !forward::leads_to_uplink(skb, headers, inside, opening.reply.src) {
-        if opening.peer != Addr::UNSPECIFIED {
-            maps::count(Counter::ToKernelRoute);
-        }
-        return Err(Verdict::PASS);
-    }
-    forward::check_outward(skb, config, headers)?;
     Ok(opening)
 }
 
@@ -144,7 +159,7 @@ fn routed(skb: Skb, now: Ticks) -> Step<&'static Opening> {
     // The host's own connections to elsewhere are its own affair, unless their answers would be taken for a flow's.
     let own_affair = from_host && opening.peer == Addr::UNSPECIFIED && source.is_none();
     if own_affair {
-        if !skb.has_socket() || headers.tuple.src != config.address || !collides(headers) {
+        if !skb.has_socket() || headers.tuple.src != config.address || !collides(config, headers) {
             return Err(Verdict::PASS);
         }
         maps::count(Counter::HostTranslated);
@@ -154,12 +169,12 @@ fn routed(skb: Skb, now: Ticks) -> Step<&'static Opening> {
 
 /// Whether the answers to a packet of the host's own would be taken for a flow's, or would be forwarded.
 #[inline(always)]
-fn collides(headers: &Headers) -> bool {
+fn collides(config: &Config, headers: &Headers) -> bool {
     let forward = ForwardKey { port: headers.tuple.sport, proto: headers.proto, zero: 0 };
     headers.opens()
         && Class::of(headers.proto).is_some()
         && (lookup::find(&FlowKey::new(headers.tuple.reversed(), headers.proto, Side::Wire)).is_some()
-            || FORWARDS.get_ptr(&forward).is_some())
+            || maps::forward(config, &forward).is_some())
 }
 
 /// Whether a flow's container has come to be behind another interface, `inside`: the flow follows it. A bridge that was
@@ -285,7 +300,11 @@ pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now:
 #[inline(always)]
 fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
     hygiene::check_opening(skb, headers)?;
-    claim::claim(skb, opening, now).map_err(|counter| refuse::opening(skb, headers, opening.inside, counter, now))
+    // No closure, of which the compiler may make a function of its own.
+    match claim::claim(skb, opening, now) {
+        Ok(found) => Ok(found),
+        Err(counter) => Err(refuse::opening(skb, headers, opening.inside, counter, now)),
+    }
 }
 
 /// Claims a flow for a packet from the wire. That it gets none is nobody's business inside.

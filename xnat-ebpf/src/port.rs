@@ -10,15 +10,16 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::flow::State;
+use xnat_common::flow::{Kind, State};
 use xnat_common::mapping::{Destination, ForwardKey, Full};
 use xnat_common::packet::proto;
 use xnat_common::port::{RANDOM_ATTEMPTS, Range, has_classes, is_privileged, may_keep, range};
-use xnat_common::{Addr, Direction, Flow, FlowRef, Port, Ticks, host_port};
+use xnat_common::{Addr, Direction, Flow, FlowRef, Port, Ticks, Tuple, host_port};
 
+use crate::claim::Opening;
 use crate::lookup::{self, Found};
 use crate::mapping::{self, Claimed, Goal};
-use crate::maps::{self, FORWARDS, FULL};
+use crate::maps::{self, FULL, HOST_PORTS};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
 use crate::{account, collect, index, kernel_flow, quota, walks};
@@ -38,6 +39,18 @@ const TIRED: u32 = 5;
 
 /// How long a full destination is believed to be full if no flow has ended.
 const FULL_LIFETIME: Ticks = Ticks::from_secs(1);
+
+/// Looks at what tells whether a port is free, so that the processor fetches all of it at once before it is asked for.
+#[inline(always)]
+pub fn prefetch(protocol: u8, port: Port) {
+    mapping::owner_of(protocol, port);
+    if let Some(at) = host_port::index(protocol, port)
+        && let Some(stamp) = HOST_PORTS.get_ptr(at)
+    {
+        // SAFETY: a value of an array.
+        unsafe { stamp.read_volatile() };
+    }
+}
 
 /// Takes a port on the wire for a flow that is being opened: the one in its reply tuple, or another.
 #[inline(always)]
@@ -100,7 +113,10 @@ fn search(skb: Skb, found: &Found, goal: Goal, now: Ticks) -> u32 {
     if result == TIRED { NONE } else { result }
 }
 
-/// Makes the flow a session of a mapping that its endpoint has already. `goal` is a [`Goal`], the time in the upper half.
+/// Makes the flow a session of a mapping that its endpoint has already, or of one that begins with the endpoint's own port,
+/// if that is free and nobody counts ports. `goal` is a [`Goal`], the time in the upper half.
+///
+/// What is true of nearly all flows is asked first and at once, so that they are through here without a search.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
@@ -110,16 +126,22 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     let (goal, now) = (Goal::of(goal as u32), Ticks((goal >> 32) as u32));
     let flow = found.flow();
     let own = flow.original.sport;
-    let mut port = own;
+    let (mut port, mut is_new) = (own, false);
     if !mapping::join(flow, goal, own) {
         port = match maps::moved(&mapping::endpoint(flow, goal)) {
             Some(moved) if mapping::join(flow, goal, moved) => moved,
-            _ => return NONE,
+            Some(_) => return NONE,
+            None if may_begin(config, flow, goal) && mapping::begin(flow) => own,
+            None => return NONE,
         };
+        is_new = port == own;
     }
     // If somebody else has the port toward this end, the flow needs another, for itself.
     if is_unused(Skb::from_raw(skb), &found, port, Rival::Any, now) && reserve(&found, port) {
         settle(config, &found, goal);
+        if is_new {
+            maps::count(Counter::MappingsOpened);
+        }
         if port == own {
             return KEPT;
         }
@@ -129,7 +151,15 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     if mapping::leave(&found, goal, port) {
         quota::give_back(flow.original.src);
     }
-    CLASH
+    if is_new { NONE } else { CLASH }
+}
+
+/// Whether a mapping may begin with the flow's own port without a search.
+#[inline(always)]
+fn may_begin(config: &Config, flow: &Flow, goal: Goal) -> bool {
+    goal as u32 == Goal::Endpoint as u32
+        && config.max_ports == 0
+        && may_keep(flow.proto, flow.reply.dport, config.first_port, config.last_port)
 }
 
 /// Notes what the flow, which has its port now, holds of a mapping.
@@ -137,10 +167,7 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
 fn settle(config: &Config, found: &Found, goal: Goal) {
     match goal {
         Goal::Flow => {}
-        Goal::Endpoint => {
-            account::mark(found, State::MAPPED, 0);
-            mapping::permit(config, found);
-        }
+        Goal::Endpoint => account::mark(found, State::MAPPED | mapping::permit(config, found), 0),
         Goal::Remote => account::mark(found, State::REMOTE_FAR, 0),
     }
 }
@@ -172,13 +199,30 @@ extern "C" fn xnat_is_full(reference: u64, goal: u32, ended: u32, now: u32) -> u
     let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
         return 0;
     };
-    let Some(full) = FULL.get_ptr(&end_of(found.flow(), Goal::of(goal))) else {
-        return 0;
+    let flow = found.flow();
+    is_full(&end_of(flow.proto, &flow.original, &flow.reply, Goal::of(goal)), ended, Ticks(now)).into()
+}
+
+#[inline(always)]
+fn is_full(destination: &Destination, ended: u32, now: Ticks) -> bool {
+    if !maps::was_full_within(FULL_LIFETIME, now) {
+        return false;
+    }
+    let Some(full) = FULL.get_ptr(destination) else {
+        return false;
     };
     // SAFETY: a map value, read at once.
     let Full { time, ended: then } = unsafe { full.read_volatile() };
-    let age = Ticks(now).since(Ticks(time)).0;
-    u32::from(age == 0 || then == ended && age < FULL_LIFETIME.0)
+    let age = now.since(Ticks(time)).0;
+    age == 0 || then == ended && age < FULL_LIFETIME.0
+}
+
+/// Whether an opening from a container would find no port, as somebody has just found out who would have shared one.
+#[inline(always)]
+pub fn is_hopeless(opening: &Opening, now: Ticks) -> bool {
+    let is_containers = opening.kind as u8 == Kind::Outside as u8;
+    is_containers
+        && is_full(&end_of(opening.proto, &opening.original, &opening.reply, Goal::Flow), maps::flows_ended() as u32, now)
 }
 
 /// Remembers that a search has found nothing.
@@ -186,7 +230,10 @@ extern "C" fn xnat_is_full(reference: u64, goal: u32, ended: u32, now: u32) -> u
 #[inline(never)]
 extern "C" fn xnat_note_full(reference: u64, goal: u32, ended: u32, now: u32) -> u32 {
     if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) {
-        let _ = FULL.insert(&end_of(found.flow(), Goal::of(goal)), &Full { time: now, ended }, 0);
+        let flow = found.flow();
+        let end = end_of(flow.proto, &flow.original, &flow.reply, Goal::of(goal));
+        let _ = FULL.insert(&end, &Full { time: now, ended }, 0);
+        maps::note_full(Ticks(now));
     }
     0
 }
@@ -265,15 +312,15 @@ extern "C" fn xnat_search_range(skb: *mut __sk_buff, reference: u64, goal: u64, 
     search.found
 }
 
-/// Toward whom all ports are taken if a search finds none.
+/// Toward whom all ports are taken if a search for a flow with these tuples finds none.
 #[inline(always)]
-fn end_of(flow: &Flow, goal: Goal) -> Destination {
+fn end_of(protocol: u8, original: &Tuple, reply: &Tuple, goal: Goal) -> Destination {
     let (address, port) = match goal {
-        Goal::Flow => (flow.reply.src, flow.reply.sport),
+        Goal::Flow => (reply.src, reply.sport),
         Goal::Endpoint => (Addr::UNSPECIFIED, Port::NONE),
-        Goal::Remote => (flow.reply.src, Port::NONE),
+        Goal::Remote => (reply.src, Port::NONE),
     };
-    Destination { address, port, proto: flow.proto, privileged: is_privileged(flow.original.sport).into() }
+    Destination { address, port, proto: protocol, privileged: is_privileged(original.sport).into() }
 }
 
 #[inline(always)]
@@ -335,7 +382,8 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
             return if own { RETRY } else { NONE };
         }
     }
-    if xnat_is_taken(reference, port.0.into()) != 0 {
+    // Of a port that nobody has a mapping of, only flows outside of mappings could have the tuple, and those show below.
+    if goal as u32 != Goal::Endpoint as u32 && xnat_is_taken(reference, port.0.into()) != 0 {
         return NONE;
     }
     // A flow of the host's own keeps the port of the socket that opens it.
@@ -392,7 +440,7 @@ extern "C" fn xnat_is_taken(reference: u64, port: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time: u64) -> u32 {
-    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
         return 0;
     };
     let (port, now) = (Port(port_and_time as u16), Ticks((port_and_time >> 32) as u32));
@@ -406,8 +454,7 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
     if any && socket::uses(key.proto, port, now) {
         return 0;
     }
-    // SAFETY: read at once.
-    if let Some(forward) = unsafe { FORWARDS.get(&ForwardKey { port, proto: key.proto, zero: 0 }) } {
+    if let Some(forward) = maps::forward(config, &ForwardKey { port, proto: key.proto, zero: 0 }) {
         // The container to which a forward leads may well be a client on that port too.
         let original = found.flow().original;
         if forward.address != original.src || forward.port != original.sport {

@@ -63,7 +63,7 @@ fn from_container(skb: Skb, config: &Config, inside: u32, headers: &Headers, now
         Some(found) if found.flow().inside == inside || open::follow(&found, inside) => found,
         Some(_) => return Err(Verdict::PASS),
         None if headers.is_later_fragment() => return Err(Verdict::drop(Counter::FragmentUnknown)),
-        None => open::from_container(skb, headers, inside, now)?,
+        None => open::from_container(skb, config, headers, inside, now)?,
     };
     translate::outward(skb, config, headers, &found, now)
 }

@@ -24,24 +24,42 @@ const ADDED: usize = ipv4::LEN + icmp_header::LEN;
 /// Refuses an opening, under the name of `counter`. If it is a container's, it is told so instead of being left to wait.
 #[inline(always)]
 pub fn opening(skb: Skb, headers: &Headers, inside: u32, counter: Counter, now: Ticks) -> Verdict {
-    // A race is over when the packet is repeated.
-    if counter as u32 == Counter::FlowBusy as u32 {
-        return Verdict::drop(counter);
+    match worth_telling(counter) {
+        true => conclude(counter, tell(skb, headers, inside, now)),
+        false => Verdict::drop(counter),
     }
-    let Some(place) = maps::inside(inside) else {
+}
+
+/// Whether who was refused so should know: a race is over when the packet is repeated.
+#[inline(always)]
+pub fn worth_telling(counter: Counter) -> bool {
+    counter as u32 != Counter::FlowBusy as u32
+}
+
+/// The fate of a packet that was refused: that of the answer, if there is one.
+#[inline(always)]
+pub fn conclude(counter: Counter, answer: Option<Verdict>) -> Verdict {
+    let Some(verdict) = answer else {
         return Verdict::drop(counter);
     };
+    maps::count(counter);
+    maps::count(Counter::Refusals);
+    verdict
+}
+
+/// Tells the container that has sent the packet that it is refused. None if it cannot be told now.
+#[inline(always)]
+pub fn tell(skb: Skb, headers: &Headers, inside: u32, now: Ticks) -> Option<Verdict> {
+    let place = maps::inside(inside)?;
     let (address, ifindex) = (place.address, place.ifindex);
     let tellable = address != Addr::UNSPECIFIED && skb.gso_size() == 0 && !headers.is_later_fragment();
     if !tellable
         || !may_tell(now)
         || xnat_refuse(skb.raw(), address.0, headers.ip_len.into(), headers.proto.into()) == 0
     {
-        return Verdict::drop(counter);
+        return None;
     }
-    maps::count(counter);
-    maps::count(Counter::Refusals);
-    forward::to_inside(skb, ifindex)
+    Some(forward::to_inside(skb, ifindex))
 }
 
 /// Whether this tick has room for one more.

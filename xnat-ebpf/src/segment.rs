@@ -85,10 +85,9 @@ extern "C" fn step(_nth: u64, walk: *mut c_void) -> i64 {
     }
     let skb = Skb::from_raw(walk.skb);
     let offset = (walk.start + walk.at) as usize;
-    let Some(kind) = skb.load::<u8>(offset) else {
+    let Some((kind, length)) = kind_and_length(skb, offset) else {
         return 1;
     };
-    let length = skb.load::<u8>(offset + 1).unwrap_or(0);
     if kind == options::WINDOW_SCALE && length == options::WINDOW_SCALE_LEN {
         if walk.at + u32::from(length) <= walk.len
             && let Some(shift) = skb.load::<u8>(offset + 2)
@@ -105,3 +104,17 @@ extern "C" fn step(_nth: u64, walk: *mut c_void) -> i64 {
         None => 1,
     }
 }
+
+/// The two octets at `offset`; behind the packet's end is zero. Looked at where they lie, if that is in the linear part.
+#[inline(always)]
+fn kind_and_length(skb: Skb, offset: usize) -> Option<(u8, u8)> {
+    if let Some(octets) = skb.at::<[u8; 2]>(offset & FAR) {
+        // SAFETY: `at` has checked the bounds.
+        let [kind, length] = unsafe { *octets };
+        return Some((kind, length));
+    }
+    Some((skb.load(offset)?, skb.load(offset + 1).unwrap_or(0)))
+}
+
+/// No TCP header ends beyond; the verifier wants to know how far a pointer may go.
+const FAR: usize = 0xff;

@@ -11,7 +11,7 @@ use crate::forward::{self, Ttl};
 use crate::lookup::Found;
 use crate::skb::{MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
-use crate::{account, fragment, hop, identification, mapping, open, rewrite, tag};
+use crate::{account, fragment, hop, identification, mapping, open, rewrite, route, tag};
 
 /// Where a packet from inside goes once it is translated: the number of an interface, or one of these.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,11 @@ pub fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, now:
     let way = Way(skb.note());
     let ttl = if way == Way::LOOPBACK || way == Way::KERNEL { Ttl::Keep } else { Ttl::Decrement };
     leave(skb, config, headers, found, ttl, now)?;
-    hop::learn(skb, found, Side::Inside, now);
+    if found.flow().kind == Kind::Outside as u8 && found.flow().opened == now.0 {
+        route::learn(skb, found, now);
+    } else {
+        hop::learn(skb, found, Side::Inside, now);
+    }
     Ok(way.go(skb, config))
 }
 

@@ -198,10 +198,12 @@ impl Maps {
         self.subnets.iter().map(read).collect::<Result<_, _>>().map_err(wrong(map::SUBNETS))
     }
 
-    /// Makes our own subnets these, and leaves those of the peers as they are.
-    pub(crate) fn set_own_subnets(&mut self, own: &Table<Cidr, Subnet>) -> Result<(), MapsError> {
-        let wanted = with_own(self.subnets()?, own);
-        self.set_subnets(&wanted).map(drop)
+    /// Makes our own subnets these, leaves those of the peers as they are, and says whether ours were others.
+    pub(crate) fn set_own_subnets(&mut self, own: &Table<Cidr, Subnet>) -> Result<bool, MapsError> {
+        let there = self.subnets()?;
+        let wanted = with_own(there.clone(), own);
+        self.set_subnets(&wanted)?;
+        Ok(there != wanted)
     }
 
     /// Makes the subnets these, and returns those that are new.

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use aya::maps::{Array, HashMap};
+use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use xnat_common::counter::Counter;
-use xnat_common::hop::{Hop, Station, StationKey, Watch};
+use xnat_common::hop::{Hop, Route, Station, StationKey, Watch};
 use xnat_common::names::map as names;
 use xnat_common::subnet::Inside;
 use xnat_common::{Direction, Flow, Ticks};
@@ -28,6 +28,12 @@ impl World {
         insides.insert(&INSIDE, &Inside { flags: Inside::DIRECT, ..inside }, 0).expect("an inside interface");
         clear::<StationKey, Station>(map(&mut self.ebpf, names::STATIONS));
         self.change_hops(|hop| *hop = Hop::default());
+        let cpus = aya::util::nr_cpus().expect("the number of processors").get() as usize;
+        let mut routes: PerCpuArray<_, Route> = map(&mut self.ebpf, names::ROUTES);
+        for slot in 0..Route::SLOTS {
+            let none = PerCpuValues::try_from(vec![Route::default(); cpus]).expect("a value a processor");
+            routes.set(slot, none, 0).expect("a route");
+        }
     }
 
     /// Says in which epoch the network is, and until when, in ticks, somebody watches it.

@@ -84,6 +84,10 @@ impl World {
         let quota = self.config().max_ports != 0;
         let flows: Vec<Flow> = self.flows().into_iter().map(|(_, flow)| flow).collect();
         let (held, said) = (held_by(&flows, quota), self.said(quota));
+        let (moved, counted) = (said.moved.len() as u64, self.cursors().moved);
+        if moved != counted {
+            return Some(format!("{counted} endpoints are counted that have moved, {moved} are there"));
+        }
         (held != said).then(|| format!("flows hold\n  {held:?}\nand the maps say\n  {said:?}"))
     }
 

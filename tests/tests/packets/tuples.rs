@@ -61,3 +61,11 @@ pub fn take(entries: &mut Vec<(u32, Entry)>, slot: u32, flow: &Flow, direction: 
     let at = entries.iter().position(|&(bucket, it)| it == wanted && [place.first, place.second].contains(&bucket));
     at.map(|at| entries.swap_remove(at)).is_some()
 }
+
+/// Takes the entry out of the list by which a live flow lets its remote address in; false as for [`take`].
+pub fn take_admission(entries: &mut Vec<(u32, Entry)>, slot: u32, flow: &Flow) -> bool {
+    let place = Place::of(index::admission(flow.original.dst, flow.reply.dport, flow.proto), SEED, MASK);
+    let wanted = Entry::admitting(place.tag, slot);
+    let at = entries.iter().position(|&(bucket, it)| it == wanted && [place.first, place.second].contains(&bucket));
+    at.map(|at| entries.swap_remove(at)).is_some()
+}

@@ -224,6 +224,8 @@ impl World {
             ..Config::default()
         };
         change(&mut config);
+        // Some test or other has some.
+        config.flags |= Config::FORWARDS;
         let mut configs: Array<_, Config> = map(&mut self.ebpf, map::CONFIG);
         configs.set(0, &config, 0).expect("the configuration");
     }
@@ -258,6 +260,8 @@ impl World {
     pub fn add_kernel_flow(&mut self, key: FlowKey, time: Ticks) {
         let mut flows: HashMap<_, FlowKey, u32> = map(&mut self.ebpf, map::KERNEL_FLOWS);
         flows.insert(&key, &time.0, 0).expect("a tuple of the kernel's");
+        let cursors = Cursors { kernel_flows: 1, ..self.cursors() };
+        self.set_cursors(cursors);
     }
 
     /// Notes where the later fragments of a datagram go, both where they come in and where the kernel sends them out.
@@ -392,6 +396,11 @@ impl World {
                 if !tuples::take(&mut entries, *slot, flow, direction) {
                     return Some(format!("slot {slot} has no entry for {:?}", flow.key(direction)));
                 }
+            }
+        }
+        for (slot, flow) in flows.iter().filter(|(_, flow)| State(flow.state).has(State::REMOTE_INDEXED)) {
+            if !tuples::take_admission(&mut entries, *slot, flow) {
+                return Some(format!("slot {slot} has no entry for its remote address: {flow:?}"));
             }
         }
         if !entries.is_empty() {

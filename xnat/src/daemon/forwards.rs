@@ -67,11 +67,14 @@ impl Daemon {
         // A socket at a port that is forwarded already came later, and changes nothing.
         let listening = listening.into_iter().filter(|&key| missing.get(key).is_some()).collect();
         forward::check_host(spec, &listening, self.there.addresses.iter().map(|it| it.ip))?;
-        if let Err(error) = self.maps.add_forwards(&missing) {
+        let before = self.forwards.clone();
+        self.forwards.add(missing.clone());
+        // The dataplane looks for forwards only once it knows that there are some.
+        if let Err(error) = self.write_config().and_then(|_| self.maps.add_forwards(&missing)) {
+            self.forwards = before;
             let _ = self.maps.remove_forwards(&missing);
             return Err(Refusal::Failed(error.into()));
         }
-        self.forwards.add(missing);
         self.attach_hooks().await?;
         Ok(true)
     }

@@ -68,7 +68,7 @@ mod tests {
         let port = Link { master: Some(BRIDGE), forwards: true, ..link(PORT) };
         let mut links = [bridge, port, link(PLAIN)];
         links.iter_mut().for_each(change);
-        let there = Snapshot { links: links.map(|link| (link.index, link)).into(), addresses: Vec::new() };
+        let there = Snapshot { links: links.map(|link| (link.index, link)).into(), ..Snapshot::default() };
         find(&BTreeMap::from([(BRIDGE, Vec::new()), (PLAIN, Vec::new())]), &there)
     }
 

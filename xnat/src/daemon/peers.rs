@@ -119,7 +119,12 @@ impl Daemon {
         self.maps.set_peers(&peers)?;
         let mut subnets = self.plan.own_subnets(&self.settings);
         subnets.extend(self.roster.owned().map(|(peer, it)| (it, Subnet { inside: 0, peer: peer.into() })));
+        let before = self.maps.subnets()?;
         let new = self.maps.set_subnets(&subnets)?;
+        if before != subnets {
+            // What was remembered of the ways to destinations knows nothing of their owners.
+            self.vigil.raise();
+        }
         let granted: Vec<Cidr> = new.into_iter().filter(|(_, it)| !it.is_own()).map(|(range, _)| range).collect();
         self.end_flows_to(&granted)?;
         self.follow_routes(&routes).await

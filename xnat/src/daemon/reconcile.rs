@@ -12,6 +12,7 @@ use super::serve::slices;
 use super::{Daemon, insides};
 use crate::hooks::{Place, Side};
 use crate::loader::Earlier;
+use crate::maps::MapsError;
 use crate::net::snapshot::LOOPBACK;
 use crate::net::sysctl;
 use crate::say;
@@ -106,8 +107,8 @@ impl Daemon {
 
     fn write_interfaces(&mut self) -> anyhow::Result<()> {
         let insides = insides::find(&self.plan.insides, &self.there);
-        let changed = self.maps.set_config(&self.config())? | self.maps.set_insides(&insides)?;
-        self.maps.set_own_subnets(&self.plan.own_subnets(&self.settings))?;
+        let mut changed = self.write_config()? | self.maps.set_insides(&insides)?;
+        changed |= self.maps.set_own_subnets(&self.plan.own_subnets(&self.settings))?;
         self.vigil.mind(self.plan.insides.keys().copied().chain([self.plan.uplink.index]).collect());
         if changed {
             self.vigil.raise();
@@ -115,10 +116,21 @@ impl Daemon {
         Ok(())
     }
 
+    /// Writes the configuration, and says whether it was another.
+    pub(super) fn write_config(&mut self) -> Result<bool, MapsError> {
+        self.maps.set_config(&self.config())
+    }
+
     /// The dataplane's configuration.
     pub(super) fn config(&self) -> Config {
         let uplink = &self.plan.uplink;
-        self.settings.dataplane(self.seed, uplink.index, uplink.mtu, self.plan.address)
+        let settled = self.settings.dataplane(self.seed, uplink.index, uplink.mtu, self.plan.address);
+        let found = [
+            (!self.forwards.is_empty(), Config::FORWARDS),
+            (self.there.routes_by_port, Config::ROUTES_BY_PORT),
+        ];
+        let flags = found.iter().filter(|(is_so, _)| *is_so).fold(settled.flags, |flags, (_, flag)| flags | flag);
+        Config { flags, ..settled }
     }
 
     /// Which program belongs where.

@@ -3,11 +3,12 @@
 use std::net::Ipv4Addr;
 
 use futures_util::TryStreamExt as _;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::{IpVersion, RouteMessageBuilder};
 
 use super::{NetError, Netlink};
 use crate::cidr::Cidr;
@@ -85,6 +86,22 @@ impl Netlink {
         let messages = self.handle.route().get(request).execute().try_collect::<Vec<_>>().await;
         let messages = messages.map_err(NetError::doing("listing the routes"))?;
         Ok(messages.iter().filter_map(read_route).collect())
+    }
+
+    /// Whether a rule of policy routing asks for ports or for the transport protocol. Rules that cannot be listed may.
+    pub(crate) async fn rules_look_at_ports(&self) -> bool {
+        let asks = |rule: &RuleMessage| {
+            rule.attributes.iter().any(|attribute| {
+                matches!(
+                    attribute,
+                    RuleAttribute::IpProtocol(_)
+                        | RuleAttribute::SourcePortRange(_)
+                        | RuleAttribute::DestinationPortRange(_)
+                )
+            })
+        };
+        let rules = self.handle.rule().get(IpVersion::V4).execute().try_collect::<Vec<_>>().await;
+        rules.map_or(true, |rules| rules.iter().any(asks))
     }
 
     /// Adds a route of ours. Fails if there is one to the same destination and with the same metric.

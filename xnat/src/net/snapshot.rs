@@ -11,7 +11,7 @@ use rtnetlink::packet_route::link::{
     LinkLayerType, LinkMessage,
 };
 
-use super::{NetError, Netlink};
+use super::{NetError, Netlink, sysctl};
 use crate::cidr::Cidr;
 
 /// The loopback interface, whose number is the same in every network namespace (kernel `include/net/net_namespace.h`).
@@ -66,6 +66,8 @@ pub(crate) struct Snapshot {
     pub(crate) links: BTreeMap<u32, Link>,
     /// Their IPv4 addresses.
     pub(crate) addresses: Vec<Address>,
+    /// Whether a packet's route may depend on its ports or its transport protocol.
+    pub(crate) routes_by_port: bool,
 }
 
 impl Snapshot {
@@ -116,6 +118,7 @@ impl Netlink {
         Ok(Snapshot {
             links: links.into_iter().map(|link| (link.index, link)).collect(),
             addresses: addresses.into_iter().flatten().collect(),
+            routes_by_port: sysctl::multipath_looks_at_ports() || self.rules_look_at_ports().await,
         })
     }
 }

@@ -20,7 +20,7 @@ use super::route::PROTOCOL;
 pub(crate) struct Change {
     /// The way of a packet to its next hop.
     pub(crate) hops: bool,
-    /// Interfaces, their addresses, or routes of ours.
+    /// Interfaces, their addresses, rules, or routes of ours.
     pub(crate) interfaces: bool,
 }
 
@@ -140,8 +140,9 @@ impl Watch {
     fn hear_of_routes(&mut self) -> Change {
         let mut change = Change::default();
         let lost = self.routes.hear(|kind, body| {
+            let rule = kind == libc::RTM_NEWRULE || kind == libc::RTM_DELRULE;
             let ours = kind == libc::RTM_DELROUTE && protocol(body) == Some(PROTOCOL);
-            change = change.and(if ours { Change::ALL } else { Change::HOPS });
+            change = change.and(if ours || rule { Change::ALL } else { Change::HOPS });
         });
         if lost { change.and(Change::HOPS) } else { change }
     }

@@ -33,6 +33,7 @@ fn host() -> Snapshot {
             address(UPLINK, [172, 29, 0, 4]),
             address(BRIDGE, [192, 168, 110, 1]),
         ],
+        ..Snapshot::default()
     }
 }
 

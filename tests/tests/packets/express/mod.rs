@@ -3,6 +3,7 @@
 mod checksums;
 mod hops;
 mod leaves;
+mod openings;
 mod wire;
 
 use xnat_common::flow::State;
