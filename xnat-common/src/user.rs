@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::config::{Config, Cursors};
 use crate::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
-use crate::hop::{Hop, Station, StationKey, Watch};
+use crate::hop::{Hop, Route, Station, StationKey, Watch};
 use crate::index::Bucket;
 use crate::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use crate::subnet::{Inside, Peer, Subnet};
@@ -56,6 +56,7 @@ map_layouts!(
     Port,
     RemoteEntry,
     RemoteKey,
+    Route,
     Sent,
     SentKey,
     Source,

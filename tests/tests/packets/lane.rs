@@ -3,6 +3,7 @@
 use std::io;
 
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
+use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::hop::{Hop, Route, Station, StationKey, Watch};
 use xnat_common::names::map as names;
@@ -34,6 +35,13 @@ impl World {
             let none = PerCpuValues::try_from(vec![Route::default(); cpus]).expect("a value a processor");
             routes.set(slot, none, 0).expect("a route");
         }
+    }
+
+    /// Has all packets take the long way; all else stays configured as it is.
+    pub fn close_lane(&mut self) {
+        let config = self.config();
+        let mut configs: Array<_, Config> = map(&mut self.ebpf, names::CONFIG);
+        configs.set(0, &Config { flags: config.flags | Config::SLOW_PATH, ..config }, 0).expect("the configuration");
     }
 
     /// Says in which epoch the network is, and until when, in ticks, somebody watches it.

@@ -48,7 +48,7 @@ fn takes_the_lane(world: &mut World, proto: u8, change: fn(&mut World), packet: 
     let damage = world.damage();
     learnt(world, proto);
     change(world);
-    world.configure(|config| config.flags |= Config::SLOW_PATH);
+    world.close_lane();
     let other = world.trace(InsideIn, packet, false);
     assert_eq!((damage, world.damage()), (None, None));
     // The lane has written the MAC addresses, which on the long way the kernel does.
@@ -118,7 +118,7 @@ fn an_opening_that_asks_for_more_takes_the_long_way() {
         ("a SYN again", proto::TCP, |_| {}, opening(proto::TCP, 40_001, SERVER)),
         ("another epoch", proto::UDP, |world| world.set_watch(EPOCH + 1, now().0.wrapping_add(1000)), udp_packet()),
         ("nobody watches", proto::TCP, |world| world.set_watch(EPOCH, now().0), syn()),
-        ("routes by port", proto::TCP, |world| world.configure(|it| it.flags = Config::KERNEL_PATH), syn()),
+        ("the kernel's path", proto::TCP, |world| world.configure(|it| it.flags = Config::KERNEL_PATH), syn()),
         (
             "the kernel's own",
             proto::UDP,
