@@ -116,6 +116,8 @@ pub struct World {
     pub ebpf: Ebpf,
     /// Sockets that the host has open.
     sockets: Vec<Socket>,
+    /// Whether somebody watches the network when a packet comes.
+    pub watched: bool,
 }
 
 impl World {
@@ -148,7 +150,7 @@ impl World {
         }
         ns.ip(&format!("neighbour add 192.168.110.11 lladdr {} dev in0", mac(CONTAINER_MAC)));
         let ebpf = ns.within(|| load(&object));
-        let mut world = Self { ns, ebpf, sockets: Vec::new() };
+        let mut world = Self { ns, ebpf, sockets: Vec::new(), watched: false };
         let own = Subnet { inside: INSIDE, peer: Addr::UNSPECIFIED };
         let of = |peer: Ipv4Addr| Subnet { inside: 0, peer: peer.into() };
         let mut subnets: LpmTrie<_, Addr, Subnet> = map(&mut world.ebpf, map::SUBNETS);
@@ -327,6 +329,9 @@ impl World {
 
     /// Runs a program on a packet. `summed` is for `Run::summed`.
     pub fn run(&mut self, hook: Hook, packet: &Packet, summed: bool) -> io::Result<Outcome> {
+        if self.watched {
+            self.keep_watch();
+        }
         let program: &SchedClassifier = self.ebpf.program(hook.program()).expect("a program").try_into().expect("TC");
         let program = program.fd().expect("loaded").as_fd();
         let frame = packet.frame(hook.macs());
