@@ -12,6 +12,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
+use xnat_common::collection::{self, Look};
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::Counter;
 use xnat_common::flow::State;
@@ -339,12 +340,22 @@ impl World {
         self.ns.within(|| run.on(program))
     }
 
-    /// Runs one slice of collection.
+    /// Runs collection over all that there is.
     pub fn collect(&mut self) {
+        let mut place = 0;
+        while place < collection::places(MAX_FLOWS) {
+            place += self.collect_from(place).places();
+        }
+    }
+
+    /// Runs one slice of collection.
+    pub fn collect_from(&mut self, place: u32) -> Look {
         let program: &SchedClassifier = self.ebpf.program(program::COLLECT).expect("a program").try_into().expect("TC");
         let program = program.fd().expect("loaded").as_fd();
-        let run = Run { frame: &[0; 64], ifindex: 0, mark: 0, gso_size: 0, summed: false };
-        run.on(program).expect("a slice");
+        let mut frame = [0; 64];
+        frame[..4].copy_from_slice(&place.to_ne_bytes());
+        let run = Run { frame: &frame, ifindex: 0, mark: 0, gso_size: 0, summed: false };
+        Look(run.on(program).expect("a slice").action.cast_unsigned())
     }
 
     /// The counters that are not zero, by number.
