@@ -34,7 +34,10 @@ impl Watch {
     #[inline(always)]
     #[must_use]
     pub const fn is_watched(&self, now: Ticks) -> bool {
-        self.epoch != 0 && (self.until.wrapping_sub(now.0)).cast_signed() > 0
+        // Within a window, because ticks wrap: the word of a daemon that died would be good again after a year. One tick
+        // more, because the programs' clock may lag behind the daemon's.
+        let left = self.until.wrapping_sub(now.0);
+        self.epoch != 0 && left != 0 && left <= Ticks::from_secs(Self::SECONDS).0 + 1
     }
 }
 

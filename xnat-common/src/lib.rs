@@ -6,6 +6,7 @@
 
 pub mod addr;
 pub mod checksum;
+pub mod collection;
 pub mod config;
 pub mod counter;
 pub mod flow;

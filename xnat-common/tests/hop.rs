@@ -10,6 +10,11 @@ fn hops_are_trusted_while_somebody_watches() {
     assert!(watch.trusts(7, Ticks(999)) && !watch.trusts(7, Ticks(1000)) && !watch.trusts(7, Ticks(5000)));
     assert!(!watch.trusts(6, Ticks(999)), "something has changed since");
     assert!(!Watch::default().trusts(0, Ticks(u32::MAX)), "nobody has watched yet");
+    let next_year = Ticks(1001 + (1 << 31));
+    assert!(!watch.trusts(7, next_year) && !watch.trusts(7, Ticks(u32::MAX)), "a word is not good again later");
+    let longest = Watch { epoch: 7, until: 1000 + Ticks::from_secs(Watch::SECONDS).0 };
+    assert!(longest.trusts(7, Ticks(1000)) && longest.trusts(7, Ticks(999)), "the clock of the programs lags behind");
+    assert!(!longest.trusts(7, Ticks(998)), "nobody gives his word for longer");
     let wrapped = Watch { epoch: 1, until: 5 };
     assert!(wrapped.trusts(1, Ticks(u32::MAX - 3)), "the clock wraps");
 }

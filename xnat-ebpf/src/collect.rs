@@ -1,11 +1,12 @@
 //! Collection: a clock hand over the slots.
 //!
 //! It depends neither on the daemon nor on timers. Packets that open flows move the hand a little; the daemon, while it
-//! runs, moves it in slices through the `xnat_collect` program.
+//! runs, passes the table by itself in slices, through the `xnat_collect` program.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
+use xnat_common::collection::{self, ENDS, Look};
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{State, Word};
@@ -14,13 +15,14 @@ use xnat_common::{Direction, FlowRef, Ticks};
 use crate::atomic;
 use crate::lookup::{self, Found};
 use crate::maps::{self, CLOSED, CURSORS, FLOWS};
-use crate::{claim, index, mapping};
+use crate::{claim, hold, index, mapping};
 
 /// Slots that a packet looks at when it opens a flow.
 const STEPS_AN_OPENING: u32 = 4;
-/// Slots that one run of the `xnat_collect` program looks at: so few that packets hardly wait if all of them hold flows that
-/// end.
-const SLICE: u32 = 512;
+/// What [`xnat_visit`] returns of a slot whose flow has ended; otherwise it is the time that the flow has left.
+const ENDED: u32 = 0;
+/// The time that is left where there is no flow.
+const NEVER: u32 = u32::MAX;
 
 /// Ends a flow: it is gone for every packet at once, then its tuples go, then its slot is free.
 ///
@@ -66,20 +68,20 @@ pub fn visit(found: &Found, now: Ticks) {
     xnat_visit(found.reference.index(), now.0);
 }
 
-/// Looks at the slot and ends its flow if that has been idle for too long.
+/// Looks at the slot and ends its flow if that has been idle for too long. Returns [`ENDED`], or after how many ticks the
+/// flow may be due.
 ///
-/// A global function, which the verifier checks once by itself. Returns zero, because such a function has to return
-/// something.
+/// A global function, which the verifier checks once by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_visit(index: u32, now: u32) -> u32 {
     let (Some(config), Some(flow)) = (maps::config(), FLOWS.get_ptr_mut(index)) else {
-        return 0;
+        return NEVER;
     };
     // SAFETY: a value of an array; see `lookup::Found::flow`.
     let word = Word(unsafe { (&raw const (*flow).word).read_volatile() });
     if !word.is_live() {
-        return 0;
+        return NEVER;
     }
     let reference = FlowRef::new(index, word.generation(), Direction::Original);
     let found = Found { flow, reference };
@@ -88,30 +90,32 @@ extern "C" fn xnat_visit(index: u32, now: u32) -> u32 {
         // Packets may stamp the flow between the look and the end of it, but only once a tick.
         if end(&found) || end(&found) {
             maps::count(Counter::FlowReleased);
+            return ENDED;
         }
-    } else if Ticks(now).since(word.last_seen()).0 >= config.timeouts.idle(found.flow().proto, state).0
-        && end_if(&found, word)
-    {
-        maps::count(Counter::FlowsExpired);
+        return 1;
     }
-    0
-}
-
-/// The slot at which the hand stood before moving by `steps`, not yet divided by the number of slots, and that number.
-#[inline(always)]
-fn move_hand(config: &Config, steps: u32) -> Option<(u64, u64)> {
-    let cursors = CURSORS.get_ptr_mut(0)?;
-    // SAFETY: fields of a map value.
-    let hand = unsafe { atomic::fetch_add(&raw mut (*cursors).hand, u64::from(steps)) };
-    (config.max_flows != 0).then_some((hand, config.slots().into()))
+    let idle = config.timeouts.idle(found.flow().proto, state).0;
+    let spent = Ticks(now).since(word.last_seen()).0;
+    if spent < idle {
+        return idle - spent;
+    }
+    if end_if(&found, word) {
+        maps::count(Counter::FlowsExpired);
+        return ENDED;
+    }
+    // A packet has refreshed it in this moment.
+    1
 }
 
 /// Moves the hand by the few slots that an opening packet pays for.
 #[inline(always)]
 pub fn step(config: &Config, now: Ticks) {
-    let Some((hand, slots)) = move_hand(config, STEPS_AN_OPENING) else {
+    let Some(cursors) = CURSORS.get_ptr_mut(0) else {
         return;
     };
+    // SAFETY: fields of a map value.
+    let hand = unsafe { atomic::fetch_add(&raw mut (*cursors).hand, u64::from(STEPS_AN_OPENING)) };
+    let slots = config.slots().into();
     let Some(mut index) = hand.checked_rem(slots) else {
         return;
     };
@@ -126,42 +130,53 @@ pub fn step(config: &Config, now: Ticks) {
 /// Whether there is a flow in the slot that may have to be ended.
 #[inline(always)]
 fn is_worth_a_visit(config: &Config, index: u32, now: Ticks) -> bool {
-    FLOWS.get(index).is_some_and(|flow| {
-        // SAFETY: values of an array; see `lookup::Found::flow`.
-        let (word, state) =
-            unsafe { (Word((&raw const flow.word).read_volatile()), State((&raw const flow.state).read_volatile())) };
-        word.is_live() && (now.since(word.last_seen()).0 >= config.least_idle || state.has(State::DOOMED))
-    })
-}
-
-/// What the loop's body needs.
-struct Slice {
-    hand: u64,
-    slots: u64,
-    now: Ticks,
-}
-
-/// Moves the hand by a slice.
-#[inline(always)]
-pub fn slice(config: &Config, now: Ticks) {
-    let Some((hand, slots)) = move_hand(config, SLICE) else {
-        return;
+    let Some(flow) = FLOWS.get(index) else {
+        return false;
     };
-    let mut slice = Slice { hand, slots, now };
-    let steps = if slots < u64::from(SLICE) { slots as u32 } else { SLICE };
+    // SAFETY: values of an array; see `lookup::Found::flow`.
+    let (word, state) =
+        unsafe { (Word((&raw const flow.word).read_volatile()), State((&raw const flow.state).read_volatile())) };
+    word.is_live() && (now.since(word.last_seen()).0 >= config.least_idle || state.has(State::DOOMED))
+}
+
+/// What the loop's body needs, and what it has found.
+struct Slice {
+    first: u32,
+    slots: u32,
+    now: Ticks,
+    /// How many flows had ended before.
+    ended: u64,
+    /// The least time that a flow has left.
+    left: u32,
+}
+
+/// Looks at a slice of the places from `first` on. How far it came is part of the answer: whoever asked for it goes on from
+/// there, and is alone in that, so that of a whole pass it is known when the next flow may be due.
+#[inline(always)]
+pub fn slice(config: &Config, first: u32, now: Ticks) -> Look {
+    let mut slice = Slice { first, slots: config.slots(), now, ended: maps::flows_ended(), left: NEVER };
     // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
-    unsafe {
-        bpf_loop(steps, visit_nth as *mut c_void, (&raw mut slice).cast(), 0);
-    }
+    let places = unsafe { bpf_loop(collection::SLICE, visit_nth as *mut c_void, (&raw mut slice).cast(), 0) };
+    Look::new(places as u32, Ticks(slice.left))
 }
 
 extern "C" fn visit_nth(nth: u64, slice: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands over the pointer that `slice` gave it.
-    let slice = unsafe { &*slice.cast::<Slice>() };
-    let Some(index) = (slice.hand + nth).checked_rem(slice.slots) else {
-        return 1;
-    };
-    xnat_visit(index as u32, slice.now.0);
+    let slice = unsafe { &mut *slice.cast::<Slice>() };
+    let place = slice.first.wrapping_add(nth as u32);
+    if place >= slice.slots {
+        hold::xnat_expire(place - slice.slots, slice.now.0);
+        return 0;
+    }
+    let left = xnat_visit(place, slice.now.0);
+    if left == ENDED {
+        // Counted in a map: a count in the loop would be followed by the verifier from 0 to the end. What others end at the
+        // same time only makes the run shorter.
+        return i64::from(maps::flows_ended().wrapping_sub(slice.ended) >= u64::from(ENDS));
+    }
+    if left < slice.left {
+        slice.left = left;
+    }
     0
 }
 

@@ -10,6 +10,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use xnat_common::Ticks;
+use xnat_common::collection;
 use xnat_common::counter::Counter;
 use xnat_common::fragment::{
     self, DATAGRAMS, Datagram, Fate, HELD_A_SOURCE, HELD_LEN, Handle, Held, LIFETIME, Link, Slot, Source, SourceUse,
@@ -342,24 +343,36 @@ pub fn sweep_for(account: *mut SourceUse, now: Ticks) {
 pub extern "C" fn xnat_sweep(now: u32) -> u32 {
     let mut now = Ticks(now);
     // SAFETY: as in `follow`.
-    unsafe {
-        bpf_loop(DATAGRAMS, expire_datagram as *mut c_void, (&raw mut now).cast(), 0);
-        bpf_loop(fragment::HELD, expire_held as *mut c_void, (&raw mut now).cast(), 0);
+    unsafe { bpf_loop(collection::FRAGMENTS, expire_nth as *mut c_void, (&raw mut now).cast(), 0) };
+    0
+}
+
+extern "C" fn expire_nth(nth: u64, now: *mut c_void) -> i64 {
+    // SAFETY: bpf_loop hands over the pointer that `xnat_sweep` gave it.
+    expire(nth as u32, unsafe { *now.cast::<Ticks>() });
+    0
+}
+
+/// As [`expire`]. Returns zero, because such a function has to return something.
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xnat_expire(place: u32, now: u32) -> u32 {
+    expire(place, Ticks(now));
+    0
+}
+
+/// Looks at one of the places in which datagrams and, behind them, fragments are kept, and ends what has been there for too
+/// long.
+#[inline(always)]
+fn expire(place: u32, now: Ticks) {
+    if place < DATAGRAMS {
+        datagram::expire(place, now);
+        return;
     }
-    0
-}
-
-extern "C" fn expire_datagram(nth: u64, now: *mut c_void) -> i64 {
-    // SAFETY: bpf_loop hands over the pointer that `xnat_sweep` gave it.
-    datagram::expire(nth as u32, unsafe { *now.cast::<Ticks>() });
-    0
-}
-
-extern "C" fn expire_held(nth: u64, now: *mut c_void) -> i64 {
-    // SAFETY: bpf_loop hands over the pointer that `xnat_sweep` gave it.
-    let now = unsafe { *now.cast::<Ticks>() };
-    let Some(held) = HELD.get_ptr_mut(nth as u32) else {
-        return 1;
+    let Some(held) = HELD.get_ptr_mut(place - DATAGRAMS) else {
+        return;
     };
     let slot = slot_of(held);
     // SAFETY: a field of a map value.
@@ -368,5 +381,4 @@ extern "C" fn expire_held(nth: u64, now: *mut c_void) -> i64 {
         forget(held);
         change(held, slot.taken(), slot.free());
     }
-    0
 }

@@ -15,8 +15,8 @@ use crate::maps;
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::verdict::{Step, Verdict};
 use crate::{
-    collect, express, fragment, hold, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket,
-    tag, translate,
+    collect, express, fragment, hygiene, icmp_error, kernel_flow, message, open, options, parse, receive, socket, tag,
+    translate,
 };
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
@@ -285,13 +285,13 @@ fn find(headers: &Headers, side: Side, now: Ticks) -> Option<Found> {
     lookup::unless_expired(lookup::find(&FlowKey::new(headers.tuple, headers.proto, side))?, now)
 }
 
-/// One slice of collection; user space runs it through `BPF_PROG_TEST_RUN`.
+/// One slice of collection; user space runs it through `BPF_PROG_TEST_RUN`. The packet begins with the number of the place
+/// to begin at; what is returned is a [`xnat_common::collection::Look`].
 #[classifier]
 #[inline(always)]
-pub fn xnat_collect(_context: TcContext) -> i32 {
-    if let Some(config) = maps::config() {
-        collect::slice(config, maps::now());
-        hold::xnat_sweep(maps::now().0);
+pub fn xnat_collect(context: TcContext) -> i32 {
+    match (maps::config(), Skb::new(&context).load::<u32>(0)) {
+        (Some(config), Some(first)) => collect::slice(config, first, maps::now()).0.cast_signed(),
+        _ => 0,
     }
-    0
 }

@@ -9,6 +9,7 @@ use aya::maps::{Map, MapError};
 use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
+use xnat_common::collection::Look;
 use xnat_common::index;
 use xnat_common::names::{map, program};
 
@@ -141,17 +142,17 @@ impl Dataplane {
         self.ebpf.take_map(name).ok_or(LoadError::NoMap(name))
     }
 
-    /// Runs the collector over `slices` slices of the flow table.
-    pub(crate) fn collect(&mut self, slices: u32) -> Result<(), LoadError> {
-        // The program wants a packet, whatever it says: an Ethernet header with some room behind it.
-        // Each slice is a run of its own, because the kernel lets no packet through on this processor before all that were
-        // asked for in one are over (`bpf_test_run`).
+    /// Runs the collector over a slice of the places, from `first` on.
+    pub(crate) fn collect(&mut self, first: u32) -> Result<Look, LoadError> {
+        // The program wants a packet, whatever it says: an Ethernet header with some room behind it. Each slice is a run of
+        // its own, because the kernel lets no packet through on this processor before all that were asked for in one are
+        // over (`bpf_test_run`).
+        let mut packet = [0; 64];
+        packet[..size_of::<u32>()].copy_from_slice(&first.to_ne_bytes());
         let name = program::COLLECT;
-        for _ in 0..slices {
-            let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
-            self.program(name)?.test_run(options).map_err(|error| LoadError::Program { name, error })?;
-        }
-        Ok(())
+        let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
+        let outcome = self.program(name)?.test_run(options).map_err(|error| LoadError::Program { name, error })?;
+        Ok(Look(outcome.return_value))
     }
 }
 

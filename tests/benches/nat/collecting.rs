@@ -2,11 +2,14 @@
 //!
 //! The daemon is bound to one processor. Another sends a packet every 100 µs, which receive packet steering hands to the
 //! first as a network card would: by an interrupt, after which the packet is forwarded at once unless something keeps that
-//! processor from it. The time from sending until the packet is behind the uplink is taken.
+//! processor from it. The time from sending until the packet is behind the uplink is taken, and the part of it from the
+//! interrupt until the kernel gets to the packet: the rest is not collection's, but of the sender, of the interrupt's way and
+//! of a virtual machine that is not run for a while. So that it shows what any busy processor does to packets, the same is
+//! measured while a program does nothing there but count.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
@@ -16,7 +19,7 @@ use xnat_tests::wait;
 use crate::candidate::{Candidate, Setup, Terms};
 use crate::frame::Packet;
 use crate::kernel::Kernel;
-use crate::layout::Job;
+use crate::layout::{Delay, Job};
 use crate::number::thousands;
 use crate::plan::Plan;
 use crate::processor;
@@ -29,12 +32,10 @@ use crate::traffic::Send;
 const PERIOD: Duration = Duration::from_micros(100);
 /// Beyond which time the flows must be gone.
 const GONE: Duration = Duration::from_secs(40);
-/// How long packets are sent without collection.
-const QUIET: Duration = Duration::from_secs(4);
 
 /// Steps of progress: one a second.
 pub fn steps(plan: &Plan) -> u64 {
-    u64::from(plan.flow_idle) + 10 + u64::from(plan.many) / 200_000
+    2 * plan.quiet.as_secs() + u64::from(plan.flow_idle) + 6 + u64::from(plan.many) / 200_000
 }
 
 /// Delays without, then with collection, and what collection costs.
@@ -45,25 +46,43 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     let xnat = setup.xnat();
     processor::pin_process(xnat.id());
     setup.rig.steer(processor::number());
+    kernel.watch_waits();
+    let outcome = collect(plan, kernel, &setup, progress, measured);
+    kernel.leave_waits();
+    outcome
+}
 
+fn collect(
+    plan: &Plan,
+    kernel: &mut Kernel,
+    setup: &Setup,
+    progress: &Progress,
+    measured: &mut Measured,
+) -> Result<()> {
+    let xnat = setup.xnat();
     progress.doing("delays without collection".to_owned())?;
     let before = processor::used_by(xnat.id());
-    let quiet = delays(kernel, &setup, || std::thread::sleep(QUIET))?;
-    let idling = processor::used_by(xnat.id()).saturating_sub(before).as_secs_f64() / QUIET.as_secs_f64();
+    let quiet = delays(kernel, setup, || std::thread::sleep(plan.quiet))?;
+    let idling = processor::used_by(xnat.id()).saturating_sub(before).as_secs_f64() / plan.quiet.as_secs_f64();
     report(measured, "quiet", "without collection", &quiet);
-    progress.done(QUIET.as_secs());
+    progress.done(plan.quiet.as_secs());
+
+    progress.doing("delays beside a busy program".to_owned())?;
+    let beside = delays(kernel, setup, || busy_for(plan.quiet))?;
+    report(measured, "busy", "without collection, beside a busy program", &beside);
+    progress.done(plan.quiet.as_secs());
 
     let many = thousands(plan.many);
     progress.doing(format!("collecting {many} flows"))?;
     let send = Send { flows: plan.many, packets: plan.many, ..Send::default() };
-    if let Err(error) = send.run_until_all_arrive(kernel, &setup) {
+    if let Err(error) = send.run_until_all_arrive(kernel, setup) {
         measured.failures.push(format!("collecting: {error}"));
         return Ok(());
     }
     let before = processor::used_by(xnat.id());
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let mut gone = false;
-    let busy = delays(kernel, &setup, || {
+    let collecting = delays(kernel, setup, || {
         std::thread::sleep(Duration::from_secs(plan.flow_idle.into()));
         gone = wait::within(GONE, || {
             std::thread::sleep(Duration::from_millis(500));
@@ -73,33 +92,50 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     })?;
     let used =
         processor::used_by(xnat.id()).saturating_sub(before).as_secs_f64() - idling * start.elapsed().as_secs_f64();
-    progress.done(steps(plan) - QUIET.as_secs());
+    progress.done(steps(plan) - 2 * plan.quiet.as_secs());
     if !gone {
         let left = xnat.status().flows.used;
         measured.failures.push(format!("collecting: {left} flows are left {GONE:?} after their idle time"));
         return Ok(());
     }
-    report(measured, "collecting", &format!("while {many} flows are collected"), &busy);
+    report(measured, "collecting", &format!("while {many} flows are collected"), &collecting);
     let title = format!("collecting {many} idle flows: processor time of the daemon");
     measured.note("collecting/processor", &title, "ms", used * 1e3);
     Ok(())
 }
 
-fn report(measured: &mut Measured, id: &str, when: &str, delays: &[Duration]) {
-    let mut sorted = delays.to_vec();
-    sorted.sort_unstable();
-    let at =
-        |share: f64| sorted.get((sorted.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or_default();
-    for (name, title, share) in
-        [("median", "median", 0.5), ("p99.9", "99.9th percentile", 0.999), ("max", "longest", 1.0)]
-    {
-        let title = format!("delay of a packet {when}: {title}");
-        measured.note(&format!("delay/{id}/{name}"), &title, "µs", at(share).as_secs_f64() * 1e6);
+fn report(measured: &mut Measured, id: &str, when: &str, delays: &[Delay]) {
+    let parts: [(_, _, fn(&Delay) -> u64); 2] =
+        [("", "", |it| it.whole), ("/waiting", ", of which waiting for the processor", |it| it.waited)];
+    for (part, words, of) in parts {
+        let mut sorted: Vec<u64> = delays.iter().map(of).collect();
+        sorted.sort_unstable();
+        let last = sorted.len().saturating_sub(1) as f64;
+        let at = |share: f64| sorted.get((last * share) as usize).copied().unwrap_or_default() as f64;
+        for (name, title, share) in
+            [("median", "median", 0.5), ("p99.9", "99.9th percentile", 0.999), ("max", "longest", 1.0)]
+        {
+            let title = format!("delay of a packet {when}{words}: {title}");
+            measured.note(&format!("delay/{id}{part}/{name}"), &title, "µs", at(share) / 1e3);
+        }
     }
 }
 
+/// Keeps the processor busy as the daemon might: with its priority, and without ever waiting.
+fn busy_for(time: Duration) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            processor::pin(0).expect("a thread may be bound to a processor");
+            let start = Instant::now();
+            while start.elapsed() < time {
+                std::hint::spin_loop();
+            }
+        });
+    });
+}
+
 /// Sends packets of one flow, one a period, until `meanwhile` is over; returns how late each arrived.
-fn delays(kernel: &mut Kernel, setup: &Setup, meanwhile: impl FnOnce()) -> Result<Vec<Duration>> {
+fn delays(kernel: &mut Kernel, setup: &Setup, meanwhile: impl FnOnce()) -> Result<Vec<Delay>> {
     let send = Send { packet: Packet::Udp, packets: u32::MAX, ..Send::default() };
     let job = Job { probe: 1, ..send.job(setup.candidate) };
     kernel.expect(job)?;

@@ -3,15 +3,14 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::time::Duration;
 
 use aya::maps::Array;
-use aya::programs::{SchedClassifier, TcAttachType, Xdp, xdp::XdpMode};
+use aya::programs::{RawTracePoint, SchedClassifier, TcAttachType, Xdp, xdp::XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::{BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attr, bpf_cmd};
 use xnat_tests::netns::Namespace;
 
-use crate::layout::{DELAYS, Job, Tally};
+use crate::layout::{DELAYS, Delay, Job, Tally};
 use crate::processor;
 
 /// Packets that the kernel takes from the generator at a time, as from a network card.
@@ -29,6 +28,15 @@ unsafe impl aya::Pod for JobValue {}
 struct TallyValue(Tally);
 // SAFETY: plain numbers without padding.
 unsafe impl aya::Pod for TallyValue {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct DelayValue(Delay);
+// SAFETY: plain numbers without padding.
+unsafe impl aya::Pod for DelayValue {}
+
+/// What measures how long packets wait on a processor; each is named after the kernel's tracepoint.
+const WAITS: [&str; 3] = ["softirq_raise", "softirq_entry", "softirq_exit"];
 
 /// The generator and the sinks, loaded once for all rigs.
 pub struct Kernel {
@@ -91,12 +99,32 @@ impl Kernel {
         Ok(self.tally())
     }
 
+    /// From now on it is measured how long packets wait on a processor, which makes every packet a little later.
+    pub fn watch_waits(&mut self) {
+        for name in WAITS {
+            let program = self.raw_tracepoint(name);
+            program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
+            program.attach(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    /// The end of that.
+    pub fn leave_waits(&mut self) {
+        for name in WAITS {
+            self.raw_tracepoint(name).unload().unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    fn raw_tracepoint(&mut self, name: &str) -> &mut RawTracePoint {
+        let program = self.ebpf.program_mut(name).unwrap_or_else(|| panic!("no program {name}"));
+        program.try_into().expect("a raw tracepoint")
+    }
+
     /// How late the packets arrived that were counted so far.
-    pub fn delays(&self) -> Vec<Duration> {
-        let delays: Array<_, u64> = self.ebpf.map("DELAYS").expect("DELAYS").try_into().expect("an array");
+    pub fn delays(&self) -> Vec<Delay> {
+        let delays: Array<_, DelayValue> = self.ebpf.map("DELAYS").expect("DELAYS").try_into().expect("an array");
         let count = self.tally().arrived.min(DELAYS as u64) as u32;
-        let delay = |index| Duration::from_nanos(delays.get(&index, 0).expect("an element of the array"));
-        (0..count).map(delay).collect()
+        (0..count).map(|index| delays.get(&index, 0).expect("an element of the array").0).collect()
     }
 
     /// What was counted so far.

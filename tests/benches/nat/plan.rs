@@ -41,6 +41,8 @@ pub struct Plan {
     pub many: u32,
     /// After how many seconds they are idle: longer than it takes to open them.
     pub flow_idle: u32,
+    /// How long packets are sent while nothing is collected.
+    pub quiet: Duration,
     /// How long an idle daemon is watched.
     pub idle: Duration,
 }
@@ -61,6 +63,7 @@ impl Plan {
                 program_time: Duration::from_millis(250),
                 many: 100_000,
                 flow_idle: 3,
+                quiet: seconds(1),
                 idle: seconds(3),
             }
         } else {
@@ -75,6 +78,7 @@ impl Plan {
                 program_time: seconds(1),
                 many: 1_000_000,
                 flow_idle: 10,
+                quiet: seconds(4),
                 idle: seconds(30),
             }
         }

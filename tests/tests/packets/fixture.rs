@@ -79,7 +79,8 @@ pub enum Fate {
     Gone,
 }
 
-/// A flow in the making.
+/// A flow in the making. Its times are still how long ago they are, because a table is written down before the world is
+/// loaded in which that begins to count.
 #[derive(Clone, Copy)]
 pub struct Known(Flow);
 
@@ -129,8 +130,7 @@ pub fn tuple(src: End, dst: End) -> Tuple {
 }
 
 fn known(kind: Kind, proto: u8, original: Tuple, reply: Tuple) -> Known {
-    let word = u64::from(now().0);
-    Known(Flow { word, original, reply, proto, kind: kind as u8, inside: INSIDE, ..bytemuck::Zeroable::zeroed() })
+    Known(Flow { original, reply, proto, kind: kind as u8, inside: INSIDE, ..bytemuck::Zeroable::zeroed() })
 }
 
 impl Known {
@@ -174,15 +174,23 @@ impl Known {
 
     /// Last seen this many seconds ago.
     pub fn idle(mut self, seconds: u32) -> Self {
-        self.0.word = u64::from(ago(seconds).0);
+        self.0.word = u64::from(Ticks::from_secs(seconds).0);
         self
     }
 
     /// Tagged this often, at last this many seconds ago.
     pub fn tagged(mut self, times: u8, seconds: u32) -> Self {
         self.0.tagged = times;
-        self.0.tag_time = ago(seconds).0;
+        self.0.tag_time = Ticks::from_secs(seconds).0;
         self
+    }
+
+    /// The flow as it is now.
+    fn flow(self) -> Flow {
+        let Ticks(now) = now();
+        let word = u64::from(now.wrapping_sub(self.0.word as u32));
+        let tag_time = if self.0.tagged == 0 { 0 } else { now.wrapping_sub(self.0.tag_time) };
+        Flow { word, tag_time, ..self.0 }
     }
 
     /// Behind another interface.
@@ -301,7 +309,7 @@ impl Given {
     /// Makes it known.
     pub fn prepare(&self, world: &mut World) {
         match self {
-            Self::Known(known) => world.add_flow(known.0),
+            Self::Known(known) => world.add_flow(known.flow()),
             Self::Kernels(key, seconds) => world.add_kernel_flow(*key, ago(*seconds)),
             Self::FirstFragment(key, direction, seconds) => world.add_fragment(*key, 0, *direction, ago(*seconds)),
             Self::Listener(port) => world.bind(Type::STREAM, *port),

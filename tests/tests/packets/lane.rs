@@ -23,7 +23,7 @@ impl World {
     /// Lets packets of established flows take the express lane: somebody watches the network, and the inside interface
     /// takes packets directly. Nothing is remembered yet.
     pub fn open_lane(&mut self) {
-        self.set_watch(EPOCH, now().0.wrapping_add(Ticks::from_secs(3600).0));
+        self.watched = true;
         let mut insides: HashMap<_, u32, Inside> = map(&mut self.ebpf, names::INSIDES);
         let inside = insides.get(&INSIDE, 0).expect("an inside interface");
         insides.insert(&INSIDE, &Inside { flags: Inside::DIRECT, ..inside }, 0).expect("an inside interface");
@@ -44,8 +44,18 @@ impl World {
         configs.set(0, &Config { flags: config.flags | Config::SLOW_PATH, ..config }, 0).expect("the configuration");
     }
 
+    /// Says that somebody watches the network, as the daemon does again and again.
+    pub fn keep_watch(&mut self) {
+        self.write_watch(EPOCH, now().0.wrapping_add(Ticks::from_secs(Watch::SECONDS).0));
+    }
+
     /// Says in which epoch the network is, and until when, in ticks, somebody watches it.
     pub fn set_watch(&mut self, epoch: u32, until: u32) {
+        self.watched = false;
+        self.write_watch(epoch, until);
+    }
+
+    fn write_watch(&mut self, epoch: u32, until: u32) {
         let mut watch: Array<_, Watch> = map(&mut self.ebpf, names::WATCH);
         watch.set(0, &Watch { epoch, until }, 0).expect("the watch");
     }

@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use xnat_common::collection::SLICE;
 use xnat_common::counter::Counter;
 use xnat_common::flow::State;
 use xnat_common::packet::proto;
 use xnat_common::tcp::State as Tcp;
-use xnat_common::{Addr, Kind};
+use xnat_common::{Addr, Kind, Ticks};
 use xnat_tests::packet::{ACK, FIN, PSH, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2};
 
@@ -250,4 +251,22 @@ fn collection_ends_what_was_idle_for_too_long() {
         assert_eq!(live.contains(&slot), *lives, "{what}");
     }
     assert_eq!(world.count(Counter::FlowsExpired), 7);
+}
+
+#[test]
+fn the_collector_says_when_the_next_flow_can_be_due() {
+    let mut world = World::new();
+    let none = world.collect_from(0);
+    assert_eq!((none.places(), none.left().0 > Ticks::from_secs(30_000).0), (SLICE, true), "there is no flow");
+    for (port, idle, left) in [(1, 0, 120), (2, 100, 20), (3, 50, 20)] {
+        Given::Known(outside(proto::UDP, (N1, port), SERVER).idle(idle)).prepare(&mut world);
+        let found = world.collect_from(0).left();
+        // Some time passes on a busy machine.
+        let (least, most) = (Ticks::from_secs(left - 5), Ticks::from_secs(left));
+        assert!(least.0 <= found.0 && found.0 <= most.0, "{found:?} for {left} s");
+    }
+    Given::Known(outside(proto::UDP, (N1, 4), SERVER).idle(121)).prepare(&mut world);
+    assert!(world.collect_from(0).left().0 > 0, "what has ended is not due again");
+    assert_eq!(world.count(Counter::FlowsExpired), 1);
+    assert_eq!(world.collect_from(u32::MAX / 2).places(), SLICE, "behind the last place there is nothing");
 }

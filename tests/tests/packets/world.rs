@@ -12,6 +12,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
+use xnat_common::collection::{self, Look};
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::Counter;
 use xnat_common::flow::State;
@@ -116,6 +117,8 @@ pub struct World {
     pub ebpf: Ebpf,
     /// Sockets that the host has open.
     sockets: Vec<Socket>,
+    /// Whether somebody watches the network when a packet comes.
+    pub watched: bool,
 }
 
 impl World {
@@ -148,7 +151,7 @@ impl World {
         }
         ns.ip(&format!("neighbour add 192.168.110.11 lladdr {} dev in0", mac(CONTAINER_MAC)));
         let ebpf = ns.within(|| load(&object));
-        let mut world = Self { ns, ebpf, sockets: Vec::new() };
+        let mut world = Self { ns, ebpf, sockets: Vec::new(), watched: false };
         let own = Subnet { inside: INSIDE, peer: Addr::UNSPECIFIED };
         let of = |peer: Ipv4Addr| Subnet { inside: 0, peer: peer.into() };
         let mut subnets: LpmTrie<_, Addr, Subnet> = map(&mut world.ebpf, map::SUBNETS);
@@ -331,6 +334,9 @@ impl World {
 
     /// Runs a program on a packet. `summed` is for `Run::summed`.
     pub fn run(&mut self, hook: Hook, packet: &Packet, summed: bool) -> io::Result<Outcome> {
+        if self.watched {
+            self.keep_watch();
+        }
         let program: &SchedClassifier = self.ebpf.program(hook.program()).expect("a program").try_into().expect("TC");
         let program = program.fd().expect("loaded").as_fd();
         let frame = packet.frame(hook.macs());
@@ -338,12 +344,22 @@ impl World {
         self.ns.within(|| run.on(program))
     }
 
-    /// Runs one slice of collection.
+    /// Runs collection over all that there is.
     pub fn collect(&mut self) {
+        let mut place = 0;
+        while place < collection::places(MAX_FLOWS) {
+            place += self.collect_from(place).places();
+        }
+    }
+
+    /// Runs one slice of collection.
+    pub fn collect_from(&mut self, place: u32) -> Look {
         let program: &SchedClassifier = self.ebpf.program(program::COLLECT).expect("a program").try_into().expect("TC");
         let program = program.fd().expect("loaded").as_fd();
-        let run = Run { frame: &[0; 64], ifindex: 0, mark: 0, gso_size: 0, summed: false };
-        run.on(program).expect("a slice");
+        let mut frame = [0; 64];
+        frame[..4].copy_from_slice(&place.to_ne_bytes());
+        let run = Run { frame: &frame, ifindex: 0, mark: 0, gso_size: 0, summed: false };
+        Look(run.on(program).expect("a slice").action.cast_unsigned())
     }
 
     /// The counters that are not zero, by number.

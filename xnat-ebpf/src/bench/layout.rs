@@ -68,6 +68,16 @@ pub struct Job {
 
 /// Where a datagram's payload begins in a frame.
 pub const PAYLOAD: usize = 42;
+/// How late a packet has arrived, in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delay {
+    /// Since it should have been sent.
+    pub whole: u64,
+    /// The part of it that the packet waited on the processor that forwards it, for whatever was done there.
+    pub waited: u64,
+}
+
 /// How many delays are noted; later ones take the places of the first.
 pub const DELAYS: usize = 1 << 18;
 

@@ -10,6 +10,7 @@ mod generate;
 mod layout;
 mod maps;
 mod sink;
+mod wait;
 
 /// Some helpers are lent only to programs that are licensed under the GPL as well.
 #[unsafe(link_section = "license")]

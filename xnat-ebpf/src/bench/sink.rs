@@ -8,8 +8,9 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-use crate::layout::{DELAYS as DELAYS_MAX, OUTWARD, PAYLOAD};
+use crate::layout::{DELAYS as DELAYS_MAX, Delay, OUTWARD, PAYLOAD};
 use crate::maps::{DELAYS, JOB, TALLY};
+use crate::wait;
 
 /// Ethernet, and an IPv4 header without options.
 const HEADERS: usize = 34;
@@ -84,7 +85,8 @@ fn note_delay(data: usize, end: usize, nth: u64) {
     // SAFETY: the packet was just compared with its end; a helper without arguments.
     let (sent, now) = unsafe { ((data as *const u8).add(PAYLOAD).cast::<u64>().read(), bpf_ktime_get_ns()) };
     if let Some(delay) = DELAYS.get_ptr_mut(nth as u32 & (DELAYS_MAX as u32 - 1)) {
+        let (whole, waited) = (now - sent, wait::waited());
         // SAFETY: a map value.
-        unsafe { *delay = now - sent };
+        unsafe { *delay = Delay { whole, waited: if waited < whole { waited } else { whole } } };
     }
 }

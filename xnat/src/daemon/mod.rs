@@ -1,5 +1,6 @@
 //! The daemon: sets the dataplane up, keeps it current, and takes it down.
 
+mod collection;
 mod forwards;
 mod insides;
 mod peers;
@@ -16,6 +17,7 @@ pub(crate) use start::Prepared;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use self::collection::Collector;
 use self::vigil::Vigil;
 use crate::config::Settings;
 use crate::forward::table::Forwards;
@@ -43,6 +45,7 @@ pub(crate) struct Daemon {
     away: bool,
     dataplane: Dataplane,
     maps: Maps,
+    collector: Collector,
     /// The flow table's, by which its tuples are spread.
     seed: u64,
     /// What is told of changes in the network.

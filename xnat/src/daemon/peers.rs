@@ -6,12 +6,10 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use xnat_common::host_port::LINK_PORT;
-use xnat_common::index;
 use xnat_common::subnet::Subnet;
 use xnat_common::{Addr, Flow};
 
 use super::Daemon;
-use super::serve::slices;
 use crate::cidr::Cidr;
 use crate::loader::Earlier;
 use crate::net::route::{PROTOCOL, Route};
@@ -141,7 +139,7 @@ impl Daemon {
             flow.peer == Addr::UNSPECIFIED && ranges.iter().any(|range| range.contains(dst))
         };
         if table::doom(&flows, astray) > 0 {
-            self.dataplane.collect(slices(index::slots(self.settings.max_flows)))?;
+            self.collect_all()?;
         }
         Ok(())
     }

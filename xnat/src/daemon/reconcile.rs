@@ -5,10 +5,8 @@ use std::net::Ipv4Addr;
 
 use anyhow::Context as _;
 use xnat_common::config::Config;
-use xnat_common::index;
 use xnat_common::names::program;
 
-use super::serve::slices;
 use super::{Daemon, insides};
 use crate::hooks::{Place, Side};
 use crate::loader::Earlier;
@@ -100,7 +98,7 @@ impl Daemon {
     fn end_flows_at(&mut self, address: Ipv4Addr) -> anyhow::Result<()> {
         let flows = self.maps.flows().context("mapping the flow table into memory")?;
         if table::doom(&flows, |flow| Ipv4Addr::from(flow.wire_address()) == address) > 0 {
-            self.dataplane.collect(slices(index::slots(self.settings.max_flows)))?;
+            self.collect_all()?;
         }
         Ok(())
     }

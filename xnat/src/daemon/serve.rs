@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use xnat_common::{host_port, index};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use xnat_common::host_port;
 
 use super::Daemon;
 use crate::api::Request;
@@ -19,12 +19,6 @@ use crate::{clock, say};
 
 /// How often peers are told that this host is there.
 const GREETING: Duration = Duration::from_secs(1);
-/// How often the collector gets its turn.
-const COLLECTION: Duration = Duration::from_millis(250);
-/// In how many turns it passes the whole table: five seconds.
-const TURNS: u32 = 20;
-/// How many slots a run of the collector looks at.
-const SLICE: u32 = 512;
 /// How often the dataplane is told which ports the host uses.
 const STAMPING: Duration = Duration::from_secs(host_port::STAMP_SECONDS);
 /// How often everything is looked at without a reason.
@@ -95,16 +89,16 @@ impl Daemon {
     }
 
     async fn work(&mut self, stop: &mut Stop, requests: &mut mpsc::Receiver<Request>) {
-        let (mut greeting, mut collection, mut check) = (every(GREETING), every(COLLECTION), every(CHECK));
-        let mut stamping = every(STAMPING);
+        let (mut greeting, mut stamping, mut check) = (every(GREETING), every(STAMPING), every(CHECK));
+        let has_peers = !self.settings.peers.is_empty();
         self.greet().await;
         loop {
             let wake = tokio::select! {
                 () = stop.requested() => Wake::Stop,
                 () = self.vigil.interfaces_changed() => Wake::Network,
                 datagram = receive(self.link.as_ref()) => Wake::Datagram(datagram),
-                _ = greeting.tick() => Wake::Greet,
-                _ = collection.tick() => Wake::Collect,
+                _ = greeting.tick(), if has_peers => Wake::Greet,
+                () = sleep_until(self.collector.next().into()) => Wake::Collect,
                 _ = stamping.tick() => Wake::Stamp,
                 _ = check.tick() => Wake::Check,
                 Some(request) = requests.recv() => Wake::Request(request),
@@ -160,23 +154,6 @@ impl Daemon {
         }
         self.ports_failure = failure;
     }
-
-    /// A turn of the collector, which without flows has nothing to do.
-    fn collect(&mut self) -> anyhow::Result<()> {
-        if self.maps.cursors()?.used > 0 {
-            self.dataplane.collect(slices_a_turn(index::slots(self.settings.max_flows)))?;
-        }
-        Ok(())
-    }
-}
-
-/// In how many runs the collector passes a table of so many slots.
-pub(super) const fn slices(slots: u32) -> u32 {
-    slots.div_ceil(SLICE)
-}
-
-const fn slices_a_turn(slots: u32) -> u32 {
-    slices(slots).div_ceil(TURNS)
 }
 
 async fn receive(link: Option<&PeerLink>) -> std::io::Result<(SocketAddrV4, Vec<u8>)> {
@@ -195,13 +172,5 @@ mod tests {
         assert!(ignores_hangup("SigBlk:\t0\nSigIgn:\t0000000000001001\n"));
         assert!(!ignores_hangup("SigIgn:\t0000000000001000\n"));
         assert!(!ignores_hangup(""));
-    }
-
-    #[test]
-    fn the_table_is_passed_in_five_seconds() {
-        assert_eq!(COLLECTION * TURNS, Duration::from_secs(5));
-        for (slots, slices) in [(64, 1), (512 * 20, 1), (512 * 20 + 1, 2), (262_144, 26), (1 << 20, 103)] {
-            assert_eq!(slices_a_turn(slots), slices, "{slots}");
-        }
     }
 }

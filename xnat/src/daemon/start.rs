@@ -5,10 +5,12 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::rc::Rc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 
 use super::Daemon;
+use super::collection::Collector;
 use super::vigil::Vigil;
 use crate::cli::HookChoice;
 use crate::commands::Failure;
@@ -79,6 +81,7 @@ impl Prepared {
         let Loaded { dataplane, earlier, maps, seed, vigil, roster } = loaded;
         tell_earlier(&earlier);
         let hooks = Hooks::new(&instance, kind, adopt && earlier == Earlier::Reused);
+        let collector = Collector::new(settings.max_flows, &settings.timeouts, Instant::now());
         let mut daemon = Daemon {
             settings,
             lock,
@@ -89,6 +92,7 @@ impl Prepared {
             away: false,
             dataplane,
             maps,
+            collector,
             seed,
             vigil: Rc::new(vigil),
             hooks,

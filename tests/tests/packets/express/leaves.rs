@@ -105,9 +105,9 @@ fn flows_that_are_not_settled_take_the_long_way() {
         ("announced", |world| world.change_flow(|flow| flow.state |= State::ANNOUNCED)),
         ("being moved", |world| world.change_flow(|flow| flow.state |= State::MOVING)),
         ("expired", |world| world.change_flow(|flow| flow.word = 1 << 32 | u64::from(ago(7441).0))),
-        ("the epoch has changed", |world| world.set_watch(EPOCH + 1, now().0.wrapping_add(10_000))),
+        ("the epoch has changed", |world| world.set_watch(EPOCH + 1, now().0.wrapping_add(100))),
         ("nobody watches any more", |world| world.set_watch(EPOCH, now().0.wrapping_sub(1))),
-        ("nobody has watched yet", |world| world.set_watch(0, now().0.wrapping_add(10_000))),
+        ("nobody has watched yet", |world| world.set_watch(0, now().0.wrapping_add(100))),
         ("on the kernel's path", |world| world.configure(|config| config.flags = Config::KERNEL_PATH)),
     ];
     for (what, change) in table {
