@@ -178,11 +178,18 @@ impl Entry {
         self.0 as u32 & !(Self::ADMITS as u32)
     }
 
+    /// The direction as a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn direction_bit(self) -> usize {
+        (self.0 >> 32 & 1) as usize
+    }
+
     /// The direction of packets that find the flow by this tuple.
     #[inline(always)]
     #[must_use]
     pub const fn direction(self) -> Direction {
-        if self.0 >> 32 & 1 == 0 { Direction::Original } else { Direction::Reply }
+        if self.direction_bit() == 0 { Direction::Original } else { Direction::Reply }
     }
 
     /// One tag stands for two, so that no entry is zero.

@@ -94,7 +94,7 @@ fn first(skb: Skb, reference: FlowRef, now: Ticks) -> Option<Verdict> {
     let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
     hop::set_name(&found, Direction::Original, route.out);
     hop::set_name(&found, Direction::Reply, route.back);
-    if !account::account(skb, &found, &headers(&plain), now) {
+    if !account::account(skb, reference, &headers(&plain), now) {
         return Some(Verdict::drop(Counter::FlowBusy));
     }
     if let Err(drop) = express::translate::<true>(skb, &plain, &found) {

@@ -9,6 +9,7 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_ANY, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use xnat_common::flow::Kind;
 use xnat_common::hop::{Hop, Remembered, Station, StationKey, Watch};
 use xnat_common::packet::ethernet;
 use xnat_common::subnet::Inside;
@@ -18,7 +19,7 @@ use crate::forward::{FAMILY_IPV4, PARAMETERS_LEN};
 use crate::lookup::{self, Found};
 use crate::maps::{self, HOPS, STATIONS, WATCH};
 use crate::skb::{MARK_DONE, Skb, zeroed};
-use crate::{atomic, verdict::Verdict};
+use crate::{atomic, route, verdict::Verdict};
 
 /// A remembered hop, copied, and where it stands.
 #[derive(Clone, Copy)]
@@ -131,9 +132,15 @@ pub fn learn(skb: Skb, found: &Found, side: Side, now: Ticks) {
         return;
     };
     let direction = found.direction();
-    // Not in the tick in which the flow was opened: many are over in that, and have no use for it.
-    let is_new = found.flow().opened == now.0;
-    if is_new || !watch.is_watched(now) || !found.flow().is_steady(direction, side) {
+    // Not in the tick in which the flow was opened: many are over in that, and have no use for it. But others may be opened
+    // between the same two.
+    if found.flow().opened == now.0 {
+        if side as u8 == Side::Inside as u8 && found.flow().kind == Kind::Outside as u8 {
+            route::learn(skb, found, now);
+        }
+        return;
+    }
+    if !watch.is_watched(now) || !found.flow().is_steady(direction, side) {
         return;
     }
     let (own, back) = (known(found, direction, watch, now), known(found, direction.opposite(), watch, now));

@@ -486,14 +486,17 @@ fn is_among(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> bool {
 /// The record of an entry, if it has this tuple.
 #[inline(always)]
 fn flow_of(entry: Entry, a: u64, b: u64) -> Option<*mut Flow> {
-    if entry.admits() {
+    let flow = FLOWS.get_ptr_mut(entry.slot())?;
+    // The tuple by its place, without a branch for each direction; what else there is of the key only if it is the same.
+    // SAFETY: a map value, which has one tuple behind the other. Of a record that is being filled anew no entry leads here
+    // any more.
+    let tuple = unsafe { *(&raw const (*flow).original).add(entry.direction_bit()) };
+    if tuple.words() != [a, b & PORTS] || entry.admits() {
         return None;
     }
-    let flow = FLOWS.get_ptr_mut(entry.slot())?;
-    // SAFETY: a map value. Of a record that is being filled anew no entry leads here any more.
-    let key = unsafe { (*flow).key(entry.direction()) };
-    let [c, d] = key.words();
-    (a == c && b == d).then_some(flow)
+    // SAFETY: as above.
+    let [_, rest] = unsafe { (*flow).key(entry.direction()) }.words();
+    (rest == b).then_some(flow)
 }
 
 /// Puts an entry into a tuple's first bucket, or into the second if the first is crowded; false if there is no room.
