@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// plain, iptables-nft, iptables-legacy, nft, xnat, xnat-peer); may be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Rounds over all candidates [default: 7, with --quick 3]
+    /// Rounds over all candidates [default: 7, with --quick 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Where benchmarks.md and the folder benchmarks go [default: docs for a whole run, else target/bench]

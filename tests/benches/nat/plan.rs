@@ -41,6 +41,8 @@ pub struct Plan {
     pub many: u32,
     /// After how many seconds they are idle: longer than it takes to open them.
     pub flow_idle: u32,
+    /// How often xnat is started.
+    pub starts: u64,
     /// How long packets are sent while nothing is collected.
     pub quiet: Duration,
     /// How long an idle daemon is watched.
@@ -56,13 +58,14 @@ impl Plan {
                 quick,
                 parts,
                 candidates,
-                rounds: rounds.unwrap_or(3),
+                rounds: rounds.unwrap_or(2),
                 stages: vec![1, 100_000],
-                packets: 100_000,
+                packets: 60_000,
                 program_rounds: rounds.unwrap_or(2),
                 program_time: Duration::from_millis(250),
                 many: 100_000,
                 flow_idle: 3,
+                starts: 3,
                 quiet: seconds(1),
                 idle: seconds(3),
             }
@@ -78,6 +81,7 @@ impl Plan {
                 program_time: seconds(1),
                 many: 1_000_000,
                 flow_idle: 10,
+                starts: 5,
                 quiet: seconds(4),
                 idle: seconds(30),
             }

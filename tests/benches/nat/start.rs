@@ -17,8 +17,6 @@ use crate::progress::Progress;
 use crate::rig::Rig;
 use crate::sample::{Measured, Summary};
 
-/// How often it is started.
-const STARTS: u64 = 5;
 /// A start that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Where hooks are awaited: at the container's port and at both sides of the uplink.
@@ -27,14 +25,14 @@ const HOOKS: [(&std::ffi::CStr, TcAttachType); 3] =
 
 /// Steps of progress.
 pub fn steps(plan: &Plan) -> u64 {
-    STARTS + plan.idle.as_secs()
+    plan.starts + plan.idle.as_secs()
 }
 
 /// Starting, loading, being idle.
 pub fn measure(plan: &Plan, progress: &Progress, measured: &mut Measured) -> Result<()> {
     let rig = Rig::new();
     let (mut attached, mut loaded) = (Vec::new(), Vec::new());
-    for _ in 0..STARTS {
+    for _ in 0..plan.starts {
         progress.doing("starting".to_owned())?;
         let start = start_once(&rig)?;
         attached.push(start.attached.as_secs_f64() * 1e3);
@@ -47,7 +45,7 @@ pub fn measure(plan: &Plan, progress: &Progress, measured: &mut Measured) -> Res
     ] {
         let Some(summary) = Summary::of(figures) else { continue };
         measured.note(id, title, "ms", summary.median);
-        measured.note(&format!("{id}/max"), &format!("{title}, longest of {STARTS}"), "ms", summary.max);
+        measured.note(&format!("{id}/max"), &format!("{title}, longest of {}", plan.starts), "ms", summary.max);
     }
 
     progress.doing("idle".to_owned())?;

@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn where_nothing_is_due_it_rests() {
-        let seconds = |seconds| Ticks::from_secs(seconds);
+        let seconds = Ticks::from_secs;
         for (left, rest) in [(seconds(1), PASS), (seconds(10), Duration::from_secs(10)), (seconds(1000), REST)] {
             let machine = Machine::new(Duration::from_micros(30), SLICE, left);
             let mut collector = collector(1000, &machine);
