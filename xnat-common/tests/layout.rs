@@ -7,7 +7,7 @@ use std::mem::{align_of, offset_of, size_of};
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{CAPACITY, Counter};
 use xnat_common::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
-use xnat_common::hop::{Hop, Station, StationKey, Watch};
+use xnat_common::hop::{Hop, Route, Station, StationKey, Watch};
 use xnat_common::index::Bucket;
 use xnat_common::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
@@ -52,7 +52,8 @@ fn the_other_maps() {
     assert_eq!(size_of::<Hop>(), 32);
     assert_eq!(size_of::<StationKey>(), 12);
     assert_eq!(size_of::<Station>(), 8);
-    assert_eq!(size_of::<Cursors>(), 64);
+    assert_eq!(size_of::<Cursors>(), 80);
+    assert_eq!(size_of::<Route>(), 32);
     assert_eq!(size_of::<Subnet>(), 8);
     assert_eq!(size_of::<Peer>(), 16);
     assert_eq!(size_of::<Inside>(), 20);
