@@ -143,7 +143,9 @@ impl Icmp {
     }
 }
 
-/// What the dataplane has read from a packet's headers.
+/// What the dataplane has read from a packet's headers. Without gaps: the verifier of kernel 6.1 lets nothing be handed over
+/// that has octets which were never written.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// Addresses, and ports where the packet carries them.
@@ -162,6 +164,8 @@ pub struct Headers {
     pub fragment: u16,
     /// Identification, as it lies in the packet.
     pub id: u16,
+    /// Nothing.
+    pub zero: u16,
     /// The datagram of a fragment that came in, a [`crate::fragment::Handle`]; else zero.
     pub datagram: u32,
 }

@@ -15,6 +15,7 @@ fn headers() -> impl Strategy<Value = Headers> {
     (tuple, protocol, any::<(u8, u8, u16, u16, u16)>()).prop_map(
         |(tuple, proto, (ttl, flags, total_len, fragment, id))| Headers {
             datagram: 0,
+            zero: 0,
             tuple,
             proto,
             ttl,

@@ -15,8 +15,8 @@ use crate::{atomic, maps, segment};
 
 /// Stamps, counts and advances the state; false if the flow has been collected in the meantime.
 #[inline(always)]
-pub fn account(skb: Skb, found: &Found, headers: &Headers, now: Ticks) -> bool {
-    let reference = found.reference.to_bits();
+pub fn account(skb: Skb, reference: FlowRef, headers: &Headers, now: Ticks) -> bool {
+    let reference = reference.to_bits();
     // What is not a TCP header has neither numbers nor flags.
     let effect = if headers.proto == proto::TCP && !headers.is_later_fragment() {
         let opens = headers.flags & flags::SYN != 0;
@@ -73,8 +73,15 @@ impl Effect {
 
     /// The state of a flow of `kind` after the packet.
     #[inline(always)]
-    fn on(self, state: State, kind: u8, direction: Direction, from_wire: bool) -> State {
+    fn on(self, state: State, kind: u8, direction: Direction) -> State {
+        State(xnat_follow(state.0, self.0, u32::from(kind) << 8 | direction as u32))
+    }
+
+    /// As [`Self::on`], in place.
+    #[inline(always)]
+    fn follow(self, state: State, kind: u8, direction: Direction) -> State {
         // From the wire: the packet that an announcement was for has come, whatever it is.
+        let from_wire = Kind::side(kind, direction) == Side::Wire;
         let state = if from_wire { State(state.0 & !State::ANNOUNCED) } else { state };
         if self.is_none() || self.has(Self::ONLY_COUNTS) {
             return state;
@@ -97,6 +104,17 @@ impl Effect {
         let assured = if self.has(Self::ASSURES) { State::ASSURED } else { 0 };
         State(state.0 | State::REPLIED | State::CONFIRMED | assured)
     }
+}
+
+/// The state after a packet with this [`Effect`] on a flow whose kind is in the second octet of `whose`, above the direction.
+///
+/// A global function, of whose answer the verifier knows nothing: the many ways to it would multiply all that asks for the
+/// state afterwards.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_follow(state: u32, effect: u32, whose: u32) -> u32 {
+    let direction = if whose & 1 == 0 { Direction::Original } else { Direction::Reply };
+    Effect(effect).follow(State(state), (whose >> 8) as u8, direction).0
 }
 
 /// Whether the effect is that of a plausible segment.
@@ -174,7 +192,7 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
     let (kind, direction) = (found.flow().kind, found.direction());
     let from_wire = Kind::side(kind, direction) == Side::Wire;
     let old = found.state();
-    let new = effect.on(old, kind, direction, from_wire);
+    let new = effect.on(old, kind, direction);
     let idle_reset = effect.is_reset() && new.tcp() as u8 == old.tcp() as u8;
     let says_nothing = effect.is_none() || effect.has(Effect::ONLY_COUNTS) || idle_reset;
     let refreshes = !says_nothing && timeout::refreshes(kind, old, from_wire);
@@ -187,7 +205,7 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
         maps::count(Counter::FlowsReopened);
     }
     count(&found, len);
-    change(&found, |old| effect.on(old, kind, direction, from_wire));
+    change(&found, |old| effect.on(old, kind, direction));
     if new.tcp().is_over() && !old.tcp().is_over() {
         // Whoever runs short of ports or records ends it. The longest closed makes room for it if it must.
         let _ = CLOSED.push(&reference, u64::from(BPF_EXIST));

@@ -17,7 +17,7 @@ use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
 use crate::maps;
 use crate::parse::{self, IP, transport_offset};
-use crate::skb::Skb;
+use crate::skb::{Skb, forgotten};
 use crate::verdict::{Step, Verdict};
 use crate::{hygiene, identification, open, rewrite, tag};
 
@@ -45,6 +45,20 @@ struct Embedded {
 }
 
 impl Embedded {
+    /// The same, as [`forgotten`] leaves it: the ways come together that packets of different kinds have gone.
+    #[inline(always)]
+    fn forgotten(self) -> Self {
+        Self {
+            proto: forgotten(self.proto.into()) as u8,
+            kind: forgotten(self.kind.into()) as u8,
+            without_ports: forgotten(self.without_ports.into()) != 0,
+            ip: forgotten(self.ip as u64) as usize,
+            transport: forgotten(self.transport as u64) as usize,
+            end: forgotten(self.end as u64) as usize,
+            tuple: self.tuple,
+        }
+    }
+
     /// Copies a `T` out of the error, if it is there.
     #[inline(always)]
     fn load<T: bytemuck::Pod>(&self, skb: Skb, offset: usize) -> Option<T> {
@@ -84,7 +98,9 @@ pub fn translate(skb: Skb, headers: &Headers, place: Place, now: Ticks) -> Verdi
     if !is_sound(skb, headers) {
         return hygiene::BAD_CHECKSUM;
     }
-    Verdict::from_bits(xnat_icmp_error(skb.raw(), reference, place as u32))
+    let decision = xnat_icmp_error(skb.raw(), reference, place as u32);
+    let (Ok(verdict) | Err(verdict)) = carry_out(skb, reference, decision);
+    verdict
 }
 
 /// No flow of ours.
@@ -97,7 +113,7 @@ const LIMITED: u64 = u64::MAX - 1;
 #[inline(never)]
 extern "C" fn xnat_error_flow(skb: *mut __sk_buff, place: u32, now: u32) -> u64 {
     let skb = Skb::from_raw(skb);
-    let (Some(config), Ok(headers)) = (maps::config(), parse::headers(skb)) else {
+    let (Some(config), Ok(headers)) = (maps::config(), outer(skb)) else {
         return NO_FLOW;
     };
     if place == Place::Wire as u32
@@ -120,6 +136,14 @@ extern "C" fn xnat_error_flow(skb: *mut __sk_buff, place: u32, now: u32) -> u64 
     NO_FLOW
 }
 
+/// The headers of what is known to be an ICMP error.
+#[inline(always)]
+fn outer(skb: Skb) -> Step<Headers> {
+    let headers = parse::network(skb)?;
+    let [kind, _] = skb.load::<[u8; 2]>(transport_offset(&headers)).ok_or(Verdict::PASS)?;
+    Ok(Headers { flags: kind, ..headers })
+}
+
 /// Where the packet inside an error begins, from the Ethernet header on.
 #[inline(always)]
 fn embedded_at(headers: &Headers) -> usize {
@@ -137,96 +161,131 @@ fn is_sound(skb: Skb, headers: &Headers) -> bool {
     hygiene::icmp_checksum_is_good(skb, headers) && hygiene::ip_checksum_is_good(skb, ip, usize::from(first & 0xf) << 2)
 }
 
-/// Translates an error about the flow of `reference`.
+/// Decides what becomes of an error about the flow of `reference`: a [`Decision`], or a verdict's bits.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_icmp_error(skb: *mut __sk_buff, reference: u64, place: u32) -> u64 {
-    let (Ok(verdict) | Err(verdict)) = about(Skb::from_raw(skb), FlowRef::from_bits(reference), place);
-    verdict.to_bits()
+    match about(Skb::from_raw(skb), FlowRef::from_bits(reference), place) {
+        Ok(decision) => decision.0,
+        Err(verdict) => verdict.to_bits(),
+    }
+}
+
+/// Where a translated error goes, in the lower half, and whom it comes from then.
+#[derive(Clone, Copy)]
+struct Decision(u64);
+
+impl Decision {
+    /// What tells a decision from a verdict's bits.
+    const IS_ONE: u64 = 1 << 63;
+    /// The error comes from whom it came from before.
+    const ITS_OWN: u64 = 0;
+    /// It comes from this host.
+    const THIS_HOST: u64 = 1 << 32;
+    /// It comes from the far end of the flow.
+    const FAR_END: u64 = 1 << 33;
+
+    #[inline(always)]
+    const fn new(way: Way, source: u64) -> Self {
+        Self(Self::IS_ONE | source | way as u64)
+    }
+
+    #[inline(always)]
+    const fn way(self) -> Way {
+        self.0 as u32
+    }
+
+    /// What the kernel gets is not forwarded here.
+    #[inline(always)]
+    const fn ttl(self) -> Ttl {
+        if self.way() == KERNEL { Ttl::Keep } else { Ttl::Decrement }
+    }
 }
 
 #[inline(always)]
-fn about(skb: Skb, reference: FlowRef, place: u32) -> Step<Verdict> {
+fn about(skb: Skb, reference: FlowRef, place: u32) -> Step<Decision> {
     let config = maps::config().ok_or(Verdict::PASS)?;
     let found = lookup::by_reference(reference).ok_or(Verdict::PASS)?;
-    let headers = parse::headers(skb)?;
+    let headers = outer(skb)?;
     let embedded = embedded(skb, &headers)?;
     if place == Place::Wire as u32 {
-        return inward(skb, &headers, &embedded, &found);
+        return Ok(inward(skb, &headers, &embedded, &found));
     }
-    outward(skb, config, &headers, &embedded, &found, place == Place::Inside as u32)
+    outward(skb, config, &headers, &found, place == Place::Inside as u32)
 }
+
+/// Does what was decided, unless that is a verdict.
+#[inline(always)]
+fn carry_out(skb: Skb, reference: u64, decision: u64) -> Step<Verdict> {
+    if decision & Decision::IS_ONE == 0 {
+        return Err(Verdict::from_bits(decision));
+    }
+    Verdict::or_on(xnat_rewrite_error(skb.raw(), reference, decision))?;
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    Ok(match Decision(decision).way() {
+        KERNEL => Verdict::PASS,
+        UPLINK => forward::to_uplink(skb, config),
+        ifindex => forward::to_inside(skb, ifindex),
+    })
+}
+
+/// Where a translated error goes: the number of an interface inside, or one of these.
+type Way = u32;
+/// To the kernel.
+const KERNEL: Way = u32::MAX;
+/// To the wire. No interface's number: what cannot be delivered inside leaves nowhere.
+const UPLINK: Way = u32::MAX - 1;
 
 /// An error from a container or a router inside, or of the host's own making: toward the wire, or back inside if the flow
 /// is between two containers by way of this host's address.
 #[inline(always)]
-fn outward(
-    skb: Skb,
-    config: &Config,
-    headers: &Headers,
-    embedded: &Embedded,
-    found: &Found,
-    fast: bool,
-) -> Step<Verdict> {
-    let (kind, direction) = (found.flow().kind, found.direction());
-    let to = found.flow().translated(direction);
-    if Kind::side(kind, direction.opposite()) == Side::Inside {
+fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, fast: bool) -> Step<Decision> {
+    if Kind::side(found.flow().kind, found.direction().opposite()) == Side::Inside {
         // Nothing about such a flow has a way out of the uplink.
-        return if fast { back_inside(skb, config, headers, embedded, to) } else { Ok(Verdict::PASS) };
+        return if fast { back_inside(skb, config, headers, found) } else { Err(Verdict::PASS) };
     }
-    if fast {
-        forward::check_outward(skb, config, headers)?;
+    if !fast {
+        return Ok(Decision::new(KERNEL, Decision::THIS_HOST));
     }
-    let outer = Tuple { src: config.address, dst: to.dst, ..Tuple::default() };
-    let ttl = if fast { Ttl::Decrement } else { Ttl::Keep };
-    rewrite(skb, headers, embedded, to, outer, ttl)?;
-    Ok(if fast { forward::to_uplink(skb, config) } else { Verdict::PASS })
+    forward::check_outward(skb, config, headers)?;
+    Ok(Decision::new(UPLINK, Decision::THIS_HOST))
 }
 
-/// An error from inside about a packet that came from inside as well, by this host's address (RFC 5508 REQ-7): `to` is
-/// the tuple of packets that go with it.
+/// An error from inside about a packet that came from inside as well, by this host's address (RFC 5508 REQ-7).
 #[inline(always)]
-fn back_inside(skb: Skb, config: &Config, headers: &Headers, embedded: &Embedded, to: Tuple) -> Step<Verdict> {
-    if to.dst == config.address {
+fn back_inside(skb: Skb, config: &Config, headers: &Headers, found: &Found) -> Step<Decision> {
+    let dst = found.flow().translated(found.direction()).dst;
+    if dst == config.address {
         // The flow is the host's own. The kernel takes nothing from an address of its own off an interface, so the error
         // stays its sender's; the socket is found by the packet inside.
-        let outer = Tuple { src: headers.tuple.src, dst: to.dst, ..Tuple::default() };
-        rewrite(skb, headers, embedded, to, outer, Ttl::Keep)?;
-        return Ok(Verdict::PASS);
+        return Ok(Decision::new(KERNEL, Decision::ITS_OWN));
     }
-    let place = open::where_inside(0, to.dst);
+    let place = open::where_inside(0, dst);
     // What cannot be delivered gets no answer, being an error: the host, to which it is addressed, ignores it.
     if forward::kernel_must_answer(skb, headers, place) {
-        return Ok(Verdict::PASS);
+        return Err(Verdict::PASS);
     }
-    let outer = Tuple { src: config.address, dst: to.dst, ..Tuple::default() };
-    rewrite(skb, headers, embedded, to, outer, Ttl::Decrement)?;
-    Ok(forward::to_inside(skb, place.ifindex))
+    Ok(Decision::new(place.ifindex, Decision::THIS_HOST))
 }
 
 /// An error from the wire: toward the container, or the host itself.
 #[inline(always)]
-fn inward(skb: Skb, headers: &Headers, embedded: &Embedded, found: &Found) -> Step<Verdict> {
-    let to = found.flow().translated(found.direction());
-    let outer = Tuple { src: inward_source(skb, headers, embedded, to.src), dst: to.dst, ..Tuple::default() };
+fn inward(skb: Skb, headers: &Headers, embedded: &Embedded, found: &Found) -> Decision {
+    let source = inward_source(skb, headers, embedded);
     let to_host = found.flow().kind == Kind::Host as u8;
-    let place = open::where_inside(found.flow().inside, to.dst);
-    if to_host || forward::kernel_must_answer(skb, headers, place) {
-        rewrite(skb, headers, embedded, to, outer, Ttl::Keep)?;
-        return Ok(Verdict::PASS);
-    }
-    rewrite(skb, headers, embedded, to, outer, Ttl::Decrement)?;
-    Ok(forward::to_inside(skb, place.ifindex))
+    let place = open::where_inside(found.flow().inside, found.flow().translated(found.direction()).dst);
+    let to_kernel = to_host || forward::kernel_must_answer(skb, headers, place);
+    Decision::new(if to_kernel { KERNEL } else { place.ifindex }, source)
 }
 
 /// Whom an error from the wire comes from in the container's eyes. A peer's host and its containers share an address
 /// there: only routers say that the time is up or that fragmentation is needed, so these come from the host.
 #[inline(always)]
-fn inward_source(skb: Skb, headers: &Headers, embedded: &Embedded, far_end: Addr) -> Addr {
+fn inward_source(skb: Skb, headers: &Headers, embedded: &Embedded) -> u64 {
     let code = code(skb, headers);
     let from_router = headers.flags == icmp_header::TIME_EXCEEDED
         || headers.flags == icmp_header::UNREACHABLE && code == FRAGMENTATION_NEEDED;
-    if headers.tuple.src == embedded.tuple.dst && !from_router { far_end } else { headers.tuple.src }
+    if headers.tuple.src == embedded.tuple.dst && !from_router { Decision::FAR_END } else { Decision::ITS_OWN }
 }
 
 /// The ICMP code.
@@ -318,15 +377,37 @@ fn address(first: u16, second: u16) -> Addr {
     Addr::new([a, b, c, d])
 }
 
-/// Rewrites the packet inside, then the error around it. `to` is the tuple of packets that go with the error.
+/// Rewrites the packet inside an error about the flow of `reference`, then the error around it, as was decided.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_rewrite_error(skb: *mut __sk_buff, reference: u64, decision: u64) -> u64 {
+    Verdict::answer(rewrite(Skb::from_raw(skb), FlowRef::from_bits(reference), Decision(decision)))
+}
+
 #[inline(always)]
-fn rewrite(skb: Skb, headers: &Headers, embedded: &Embedded, to: Tuple, outer: Tuple, ttl: Ttl) -> Step<()> {
+fn rewrite(skb: Skb, reference: FlowRef, decision: Decision) -> Step<()> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
+    let found = lookup::by_reference(reference).ok_or(Verdict::PASS)?;
+    let headers = &outer(skb)?;
+    let embedded = &embedded(skb, headers)?.forgotten();
+    // The tuple of packets that go with the error.
+    let to = found.flow().translated(found.direction());
+    let src = if decision.0 & Decision::THIS_HOST != 0 {
+        config.address
+    } else if decision.0 & Decision::FAR_END != 0 {
+        to.src
+    } else {
+        headers.tuple.src
+    };
+    let src = Addr(forgotten(src.0.into()) as u32);
     let translation = Translation::new(embedded.tuple, to.reversed());
-    let mut delta = ip_header(skb, embedded, &translation)?;
+    let mut delta = forgotten(ip_header(skb, embedded, &translation)?.into()) as u32;
     delta += transport(skb, embedded, &translation)?;
+    let delta = forgotten(delta.into()) as u32;
     let field = transport_offset(headers) + icmp_header::CHECKSUM;
     skb.change_checksum(field, delta, false, false)?;
-    rewrite::packet(skb, headers, outer, ttl)
+    let around = Translation::new(headers.tuple, Tuple { src, dst: to.dst, ..Tuple::default() });
+    rewrite::ip_header(skb, &around, decision.ttl())
 }
 
 /// Makes a flow tag in the IP header inside "no operation", because the container has not sent it; returns the change of

@@ -23,12 +23,12 @@ const TRIES: u32 = 8;
 
 /// Gives a packet that leaves in a flow the identification that it has on the wire.
 #[inline(always)]
-pub fn change(skb: Skb, headers: &Headers, found: &Found, now: Ticks) -> Step<()> {
+pub fn change(skb: Skb, headers: &Headers, reference: FlowRef, now: Ticks) -> Step<()> {
     if !headers.is_fragment() && !headers.may_be_fragmented() {
         return Ok(());
     }
     let ends = u64::from(headers.tuple.src.0) << 32 | u64::from(headers.tuple.dst.0);
-    let id = xnat_leaving_id(headers.datagram, ends, numbers(headers), found.reference.to_bits(), now.0);
+    let id = xnat_leaving_id(headers.datagram, ends, numbers(headers), reference.to_bits(), now.0);
     rewrite::identification(skb, headers.id, id as u16)
 }
 

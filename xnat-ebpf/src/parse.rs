@@ -1,5 +1,6 @@
 //! First step: read the headers.
 
+use aya_ebpf::bindings::__sk_buff;
 use xnat_common::counter::Counter;
 use xnat_common::packet::{Headers, Icmp, ethernet, icmp_header, ipv4, proto, tcp_header, udp_header};
 use xnat_common::{Addr, Port, Tuple};
@@ -18,6 +19,31 @@ pub fn headers(skb: Skb) -> Step<Headers> {
     let mut headers = network(skb)?;
     transport(skb, &mut headers)?;
     Ok(headers)
+}
+
+/// As [`headers`], for a program, whose stack holds nothing then but what has been read.
+#[inline(always)]
+pub fn read(skb: Skb, place: *mut Headers) -> Step<()> {
+    Verdict::or_on(xnat_read(skb.raw(), place))
+}
+
+/// As [`read`].
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_read(skb: *mut __sk_buff, place: *mut Headers) -> u64 {
+    let read = |place: &mut Headers| headers(Skb::from_raw(skb)).map(|headers| *place = headers);
+    Verdict::answer(handed_over(place).and_then(read))
+}
+
+/// The headers that a program hands over to a global function, which may change them.
+///
+/// The verifier knows nothing of what lies there but that it may be read and written.
+#[inline(always)]
+pub fn handed_over<'a>(headers: *mut Headers) -> Step<&'a mut Headers> {
+    // SAFETY: of the program's stack, which the verifier holds every caller to.
+    unsafe { headers.as_mut() }.ok_or(Verdict::PASS)
 }
 
 /// Reads the IP header alone.
@@ -56,7 +82,7 @@ pub fn network(skb: Skb) -> Step<Headers> {
         return Err(Verdict::PASS);
     }
     let tuple = Tuple { src, dst, sport: Port::NONE, dport: Port::NONE };
-    Ok(Headers { tuple, proto: protocol, ttl, flags: 0, ip_len, total_len, fragment, id, datagram: 0 })
+    Ok(Headers { tuple, proto: protocol, ttl, flags: 0, ip_len, total_len, fragment, id, zero: 0, datagram: 0 })
 }
 
 /// Source and destination of an IPv4 packet, whatever else is wrong with it. Frames of other VLANs are other networks'.

@@ -1,5 +1,6 @@
 //! The programs, one for each hook.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use xnat_common::config::Config;
@@ -7,7 +8,7 @@ use xnat_common::counter::Counter;
 use xnat_common::packet::{Headers, proto};
 use xnat_common::subnet::Subnet;
 use xnat_common::tcp::flags;
-use xnat_common::{FlowKey, Side, Ticks};
+use xnat_common::{FlowKey, FlowRef, Side, Ticks};
 
 use crate::icmp_error::Place;
 use crate::lookup::{self, Found};
@@ -40,7 +41,8 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     if parse::destination_mac(skb) != Some(inside.mac) {
         return Err(Verdict::PASS);
     }
-    let mut headers = parse::headers(skb)?;
+    let mut headers = Headers::default();
+    parse::read(skb, &raw mut headers)?;
     if headers.ip_len > 20 {
         options::outward(skb, &headers)?;
     }
@@ -50,22 +52,70 @@ fn from_inside(skb: Skb) -> Step<Verdict> {
     }
     let now = maps::now();
     fragment::arrive(skb, &mut headers, now)?;
-    let fate = from_container(skb, config, inside.ifindex, &headers, now);
+    let fate = from_container(skb, config, inside.ifindex, &mut headers, now);
     fragment::settle(skb, &headers, fate)
 }
 
 #[inline(always)]
-fn from_container(skb: Skb, config: &Config, inside: u32, headers: &Headers, now: Ticks) -> Step<Verdict> {
+fn from_container(skb: Skb, config: &Config, inside: u32, headers: &mut Headers, now: Ticks) -> Step<Verdict> {
     if headers.is_icmp_error() {
         return Ok(icmp_error::translate(skb, headers, Place::Inside, now));
     }
-    let found = match find(headers, Side::Inside, now) {
-        Some(found) if found.flow().inside == inside || open::follow(&found, inside) => found,
-        Some(_) => return Err(Verdict::PASS),
-        None if headers.is_later_fragment() => return Err(Verdict::drop(Counter::FragmentUnknown)),
-        None => open::from_container(skb, headers, inside, now)?,
-    };
-    translate::outward(skb, config, headers, &found, now)
+    let mut fate = 0;
+    let reference = xnat_flow_of_container(skb.raw(), headers, inside, now.0, &raw mut fate);
+    translate::outward(skb, config, headers, of_flow(reference, fate)?, now)
+}
+
+/// The flow of a container's packet, one that it opens included: a reference, or [`NO_FLOW`] and in `fate` what becomes of
+/// the packet.
+///
+/// A global function, which the verifier checks once by itself; so are the others of this kind. Whatever they have learnt of
+/// the packet on the way to the flow is forgotten behind them.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_flow_of_container(
+    skb: *mut __sk_buff,
+    headers: *mut Headers,
+    inside: u32,
+    now: u32,
+    fate: *mut u64,
+) -> u64 {
+    answer(flow_of_container(Skb::from_raw(skb), headers, inside, Ticks(now)), fate)
+}
+
+#[inline(always)]
+fn flow_of_container(skb: Skb, headers: *mut Headers, inside: u32, now: Ticks) -> Step<Found> {
+    let headers = &*parse::handed_over(headers)?;
+    match find(headers, Side::Inside, now) {
+        Some(found) if found.flow().inside == inside || open::follow(&found, inside) => Ok(found),
+        Some(_) => Err(Verdict::PASS),
+        None if headers.is_later_fragment() => Err(Verdict::drop(Counter::FragmentUnknown)),
+        None => open::from_container(skb, headers, inside, now),
+    }
+}
+
+/// No flow.
+const NO_FLOW: u64 = u64::MAX;
+
+/// What a global function answers that looks for a flow.
+#[inline(always)]
+fn answer(flow: Step<Found>, fate: *mut u64) -> u64 {
+    match flow {
+        Ok(found) => found.reference.to_bits(),
+        Err(verdict) => {
+            // SAFETY: a word of the program's stack, which the verifier holds every caller to.
+            if let Some(fate) = unsafe { fate.as_mut() } {
+                *fate = verdict.to_bits();
+            }
+            NO_FLOW
+        }
+    }
+}
+
+/// The reverse of [`answer`].
+#[inline(always)]
+fn of_flow(answer: u64, fate: u64) -> Step<FlowRef> {
+    if answer == NO_FLOW { Err(Verdict::from_bits(fate)) } else { Ok(FlowRef::from_bits(answer)) }
 }
 
 /// To the containers: at the bridge and at plain interfaces. Nothing is translated here; what the kernel sends is
@@ -86,7 +136,8 @@ fn to_inside(skb: Skb) -> Step<Verdict> {
     }
     // What a container has sent to the host to have it sent back is nobody's flow.
     let from_inside = maps::inside(skb.ingress_ifindex()).is_some();
-    let headers = parse::headers(skb).map_err(|_| Verdict::PASS)?;
+    let mut headers = Headers::default();
+    parse::read(skb, &raw mut headers).map_err(|_| Verdict::PASS)?;
     // Answers within a subnet of ours never reach the translation, and errors and late fragments open nothing.
     if !from_inside && !is_own(&headers) && !headers.is_later_fragment() && !headers.is_icmp_error() {
         kernel_flow::remember(&headers, Side::Inside, maps::now());
@@ -118,27 +169,44 @@ fn from_wire(skb: Skb) -> Step<Verdict> {
     parse::transport(skb, &mut headers)?;
     let now = maps::now();
     fragment::arrive(skb, &mut headers, now)?;
-    let fate = to_us(skb, config, &mut headers, now);
+    let fate = to_us(skb, &mut headers, now);
     fragment::settle(skb, &headers, fate)
 }
 
 /// A packet from the wire that is addressed to this host, its containers' flows included.
 #[inline(always)]
-fn to_us(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> Step<Verdict> {
-    if headers.ip_len > 20 {
-        receive::options(skb, config, headers, now)?;
+fn to_us(skb: Skb, headers: &mut Headers, now: Ticks) -> Step<Verdict> {
+    if headers.ip_len > 20
+        && let Some(reference) = receive::options(skb, headers, now)?
+    {
+        return translate::inward(skb, headers, reference, now);
     }
     if headers.is_icmp_error() {
         return Ok(icmp_error::translate(skb, headers, Place::Wire, now));
     }
-    let found = match find(headers, Side::Wire, now) {
-        Some(found) if receive::is_for_host(headers, &found) => open::from_wire(skb, headers, now)?,
+    let mut fate = 0;
+    let reference = xnat_flow_from_wire(skb.raw(), headers, now.0, &raw mut fate);
+    translate::inward(skb, headers, of_flow(reference, fate)?, now)
+}
+
+/// The flow of a packet from the wire, one that it opens included, as [`xnat_flow_of_container`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_flow_from_wire(skb: *mut __sk_buff, headers: *mut Headers, now: u32, fate: *mut u64) -> u64 {
+    answer(flow_from_wire(Skb::from_raw(skb), headers, Ticks(now)), fate)
+}
+
+#[inline(always)]
+fn flow_from_wire(skb: Skb, headers: *mut Headers, now: Ticks) -> Step<Found> {
+    let headers = &*parse::handed_over(headers)?;
+    match find(headers, Side::Wire, now) {
+        Some(found) if receive::is_for_host(headers, &found) => {}
         Some(found) if receive::is_of_crossing(&found) => return Err(Verdict::drop(Counter::ConflictHeld)),
-        Some(found) => found,
+        Some(found) => return Ok(found),
         None if headers.is_later_fragment() => return Err(Verdict::drop(Counter::FragmentUnknown)),
-        None => open::from_wire(skb, headers, now)?,
-    };
-    translate::inward(skb, headers, &found, now)
+        None => {}
+    }
+    open::from_wire(skb, headers, now)
 }
 
 /// From the host to itself.
@@ -157,17 +225,32 @@ fn to_itself(skb: Skb) -> Step<Verdict> {
         return Ok(Verdict::PASS);
     }
     let config = maps::config().ok_or(Verdict::PASS)?;
-    let headers = parse::headers(skb).map_err(|_| Verdict::PASS)?;
+    let mut headers = Headers::default();
+    parse::read(skb, &raw mut headers).map_err(|_| Verdict::PASS)?;
     if headers.tuple.dst != config.address || headers.is_icmp_error() {
         return Err(Verdict::PASS);
     }
     let now = maps::now();
-    let found = match find(&headers, Side::Inside, now) {
-        Some(found) => found,
-        None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => open::to_itself(skb, &headers, now)?,
-    };
-    translate::from_itself(skb, config, &headers, &found, now)
+    let mut fate = 0;
+    let reference = xnat_flow_to_itself(skb.raw(), &raw mut headers, now.0, &raw mut fate);
+    translate::from_itself(skb, config, &raw mut headers, of_flow(reference, fate)?, now)
+}
+
+/// The flow of a packet from this host to itself, one that it opens included, as [`xnat_flow_of_container`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_flow_to_itself(skb: *mut __sk_buff, headers: *mut Headers, now: u32, fate: *mut u64) -> u64 {
+    answer(flow_to_itself(Skb::from_raw(skb), headers, Ticks(now)), fate)
+}
+
+#[inline(always)]
+fn flow_to_itself(skb: Skb, headers: *mut Headers, now: Ticks) -> Step<Found> {
+    let headers = &*parse::handed_over(headers)?;
+    match find(headers, Side::Inside, now) {
+        Some(found) => Ok(found),
+        None if headers.is_later_fragment() => Err(Verdict::PASS),
+        None => open::to_itself(skb, headers, now),
+    }
 }
 
 /// To the peers and the outside: what the kernel has routed here.
@@ -223,34 +306,52 @@ fn kernel_routed(skb: Skb, config: &Config) -> Step<Verdict> {
     let mut headers = parse::network(skb)?;
     // What the host sends in tiny fragments is its own affair; a container's would end at the gate anyway.
     parse::transport(skb, &mut headers).map_err(|drop| if is_own(&headers) { drop } else { Verdict::PASS })?;
-    let headers = &headers;
     if headers.ip_len > 20 {
-        options::outward(skb, headers)?;
+        options::outward(skb, &headers)?;
     }
     let now = maps::now();
     if headers.is_icmp_error() {
-        return Ok(icmp_error::translate(skb, headers, Place::Egress, now));
+        return Ok(icmp_error::translate(skb, &headers, Place::Egress, now));
     }
-    let found = match find(headers, Side::Inside, now) {
-        Some(found) => found,
-        None if headers.is_later_fragment() && is_own(headers) => {
-            return Err(Verdict::drop(Counter::FragmentUnknown));
-        }
-        None if headers.is_later_fragment() => return Err(Verdict::PASS),
-        None => match open::at_egress(skb, headers, now) {
-            Ok(found) => found,
-            Err(verdict) => {
-                if headers.tuple.src == config.address {
-                    leave_alone(skb, headers, now)?;
-                }
-                return Err(verdict);
+    let mut fate = 0;
+    let reference = xnat_flow_at_egress(skb.raw(), &raw mut headers, now.0, &raw mut fate);
+    match of_flow(reference, fate) {
+        Ok(reference) => translate::at_egress(skb, &raw mut headers, reference, now),
+        Err(verdict) => {
+            if headers.tuple.src == config.address && !headers.is_later_fragment() {
+                Verdict::or_on(xnat_leave_alone(skb.raw(), &raw mut headers, now.0))?;
             }
-        },
-    };
-    translate::at_egress(skb, config, headers, &found, now)
+            Err(verdict)
+        }
+    }
+}
+
+/// The flow of a packet that the kernel has routed to the uplink, one that it opens included, as [`xnat_flow_of_container`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_flow_at_egress(skb: *mut __sk_buff, headers: *mut Headers, now: u32, fate: *mut u64) -> u64 {
+    answer(flow_at_egress(Skb::from_raw(skb), headers, Ticks(now)), fate)
+}
+
+#[inline(always)]
+fn flow_at_egress(skb: Skb, headers: *mut Headers, now: Ticks) -> Step<Found> {
+    let headers = &*parse::handed_over(headers)?;
+    match find(headers, Side::Inside, now) {
+        Some(found) => Ok(found),
+        None if headers.is_later_fragment() && is_own(headers) => Err(Verdict::drop(Counter::FragmentUnknown)),
+        None if headers.is_later_fragment() => Err(Verdict::PASS),
+        None => open::at_egress(skb, headers, now),
+    }
 }
 
 /// A packet with the host's address that is not translated here: what it uses is remembered, so that no flow gets it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_leave_alone(skb: *mut __sk_buff, headers: *mut Headers, now: u32) -> u64 {
+    let left_alone = |headers: &mut Headers| leave_alone(Skb::from_raw(skb), headers, Ticks(now));
+    Verdict::answer(parse::handed_over(headers).and_then(left_alone))
+}
+
 #[inline(always)]
 fn leave_alone(skb: Skb, headers: &Headers, now: Ticks) -> Step<()> {
     // A ping of the host's has no socket that could be looked up when the answer comes.

@@ -1,35 +1,65 @@
 //! What comes in on the uplink with a tag, and openings from peers that should have had one.
 
+use aya_ebpf::bindings::__sk_buff;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, ipv4, proto};
 use xnat_common::tag::{self, Tag, TagError};
-use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, tcp};
+use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, tcp};
 
 use crate::lookup::{self, Found};
 use crate::maps::{self, PEERS, count};
-use crate::parse::IP;
+use crate::parse::{self, IP};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{account, collect, fragment, icmp_error, message, open, options, port, tag as tags, translate};
+use crate::{account, collect, fragment, icmp_error, message, open, options, port, tag as tags};
 
 /// How long after a tag a conflict may be its answer.
 const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
 
-/// A packet on the uplink that carries options: acts on its tag, if it has one.
+/// A packet on the uplink that carries options: acts on its tag, if it has one. The answer is the flow that the tag is about,
+/// if the packet belongs to that.
 #[inline(always)]
-pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> Step<()> {
+pub fn options(skb: Skb, headers: *mut Headers, now: Ticks) -> Step<Option<FlowRef>> {
+    let mut flow = NO_FLOW;
+    Verdict::or_on(xnat_receive(skb.raw(), headers, now.0, &raw mut flow))?;
+    Ok(if flow == NO_FLOW { None } else { Some(FlowRef::from_bits(flow)) })
+}
+
+/// No flow.
+const NO_FLOW: u64 = u64::MAX;
+
+/// As [`options`], with the flow in a word of the program's stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_receive(skb: *mut __sk_buff, headers: *mut Headers, now: u32, flow: *mut u64) -> u64 {
+    // SAFETY: the verifier holds the caller to the word's being there.
+    let (Ok(headers), Some(flow)) = (parse::handed_over(headers), unsafe { flow.as_mut() }) else {
+        return Verdict::PASS.to_bits();
+    };
+    Verdict::answer(receive(Skb::from_raw(skb), headers, Ticks(now)).map(|found| {
+        if let Some(found) = found {
+            *flow = found.reference.to_bits();
+        }
+    }))
+}
+
+#[inline(always)]
+fn receive(skb: Skb, headers: &mut Headers, now: Ticks) -> Step<Option<Found>> {
+    let config = maps::config().ok_or(Verdict::PASS)?;
     options::inward(skb, headers)?;
     let option: [u8; tag::LEN] = match skb.load(IP + ipv4::LEN) {
         Some(option) => option,
-        None => return Ok(()),
+        None => return Ok(None),
     };
     // A tag is the first option of its packet.
     if option[0] != tag::OPTION {
-        return Ok(());
+        return Ok(None);
     }
-    if PEERS.get_ptr(&headers.tuple.src).is_none() {
+    // A copy, because kernel 6.1 takes no key from where the headers lie.
+    let sender = headers.tuple.src;
+    if PEERS.get_ptr(&sender).is_none() {
         return Err(Verdict::drop(Counter::TagStranger));
     }
     if usize::from(headers.ip_len) < ipv4::LEN + tag::LEN {
@@ -45,8 +75,8 @@ pub fn options(skb: Skb, config: &Config, headers: &mut Headers, now: Ticks) -> 
         tag::Kind::Open | tag::Kind::Announce | tag::Kind::Conflict if headers.is_icmp_error() => {
             Err(Verdict::drop(Counter::TagMalformed))
         }
-        tag::Kind::Open | tag::Kind::Announce => Err(opening(skb, config, headers, tag, option, now)?),
-        tag::Kind::UnknownFlow => unknown_flow(skb, headers, option),
+        tag::Kind::Open | tag::Kind::Announce => opening(skb, config, headers, tag, option, now).map(Some),
+        tag::Kind::UnknownFlow => unknown_flow(skb, headers, option).map(|()| None),
         tag::Kind::Conflict => Err(conflict(skb, headers, tag.destination, now)),
     }
 }
@@ -60,7 +90,7 @@ fn opening(
     tag: Tag,
     option: [u8; tag::LEN],
     now: Ticks,
-) -> Step<Verdict> {
+) -> Step<Found> {
     let inside = match maps::subnet(tag.destination) {
         Some(subnet) if subnet.is_own() && subnet.inside != 0 => subnet.inside,
         _ => return Err(Verdict::drop(Counter::TagSubnet)),
@@ -73,17 +103,20 @@ fn opening(
     } else {
         match existing(headers, tag.destination) {
             Existing::Theirs(found) => found,
-            Existing::Ours(found) => return crossing(skb, config, headers, tag, &found),
+            Existing::Ours(found) => {
+                let (Ok(verdict) | Err(verdict)) = crossing(skb, config, headers, tag, &found);
+                return Err(verdict);
+            }
             Existing::None => open::from_peer(skb, headers, tag.destination, inside, now)?,
             Existing::Busy => return Err(Verdict::drop(Counter::FlowBusy)),
         }
     };
     if announced {
         account::mark(&found, State::ANNOUNCED, 0);
-        return Ok(Verdict::CONSUMED);
+        return Err(Verdict::CONSUMED);
     }
     tags::strip(skb, headers, option)?;
-    translate::inward(skb, headers, &found, now)
+    Ok(found)
 }
 
 /// What this host already knows under the wire tuple of an opening.

@@ -15,15 +15,17 @@ use crate::parse::IP;
 use crate::skb::{MARK_ANNOUNCE, Skb};
 use crate::verdict::{Step, Verdict};
 
-/// How the peer learns of the flow from a packet.
+/// How the peer learns of the flow from a packet, as a number that global functions can hand on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Plan {
+pub struct Plan(pub u32);
+
+impl Plan {
     /// It knows, or does not understand.
-    Nothing,
+    pub const NOTHING: Self = Self(0);
     /// The packet carries the tag.
-    Attach,
+    const ATTACH: Self = Self(1);
     /// A header of its own carries it ahead.
-    Announce,
+    const ANNOUNCE: Self = Self(2);
 }
 
 /// Decides how the peer learns of the flow from this packet.
@@ -32,29 +34,26 @@ pub fn plan(skb: Skb, config: &Config, headers: &Headers, found: &Found, now: Ti
     let flow = found.flow();
     let to_peer = flow.kind == Kind::Peer as u8 || flow.kind == Kind::Host as u8 && flow.peer != Addr::UNSPECIFIED;
     if !to_peer || found.direction() != Direction::Original || headers.is_later_fragment() {
-        return Plan::Nothing;
+        return Plan::NOTHING;
     }
     // A SYN without a tag is for the peer's host itself, so one that is repeated carries the tag again, whatever has been
     // seen in between.
     let opens = headers.proto == proto::TCP && tcp::opens(headers.flags) && !found.state().has(State::CROSSED);
     if !opens && !tag::is_due(flow, now) || maps::speaking_peer(flow.peer).is_none() {
-        return Plan::Nothing;
+        return Plan::NOTHING;
     }
-    if tag::fits(headers, skb.gso_size() != 0, config.uplink_mtu) { Plan::Attach } else { Plan::Announce }
+    if tag::fits(headers, skb.gso_size() != 0, config.uplink_mtu) { Plan::ATTACH } else { Plan::ANNOUNCE }
 }
 
-/// Does what was planned to the translated packet.
+/// Does what was planned, which is something, to the translated packet.
 #[inline(always)]
 pub fn carry_out(skb: Skb, config: &Config, found: &Found, plan: Plan, now: Ticks) -> Step<()> {
-    if plan == Plan::Nothing {
-        return Ok(());
-    }
     // SAFETY: fields of a map value; a lost race repeats a tag.
     unsafe {
         (*found.flow).tagged = (*found.flow).tagged.saturating_add(1);
         (*found.flow).tag_time = now.0;
     }
-    if plan == Plan::Attach {
+    if plan == Plan::ATTACH {
         count(Counter::TagsSent);
         let tag = Tag { kind: tag::Kind::Open, destination: found.flow().original.dst };
         return insert(skb, tag);

@@ -43,6 +43,24 @@ impl Verdict {
         Self(bits)
     }
 
+    /// What stands for "the packet goes on" where a verdict's bits would be.
+    const GOES_ON: u64 = u64::MAX;
+
+    /// A step's result as the answer of a global function.
+    #[inline(always)]
+    pub fn answer(step: Step<()>) -> u64 {
+        match step {
+            Ok(()) => Self::GOES_ON,
+            Err(verdict) => verdict.0,
+        }
+    }
+
+    /// The reverse of [`Self::answer`].
+    #[inline(always)]
+    pub fn or_on(answer: u64) -> Step<()> {
+        if answer == Self::GOES_ON { Ok(()) } else { Err(Self(answer)) }
+    }
+
     /// Whether the packet ends here.
     #[inline(always)]
     pub const fn is_end(self) -> bool {
