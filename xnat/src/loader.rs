@@ -95,17 +95,22 @@ pub(crate) struct Dataplane {
 }
 
 impl Dataplane {
-    /// Loads programs and maps for `instance`, taking up the maps of an earlier run if they fit.
-    pub(crate) fn load(instance: &Instance, max_flows: u32) -> Result<(Self, Earlier), LoadError> {
+    /// Loads programs and maps for `instance`, taking up the maps of an earlier run if they fit. Programs that are not
+    /// `needed` from the start are loaded when they are asked for.
+    pub(crate) fn load(
+        instance: &Instance,
+        max_flows: u32,
+        needed: impl Fn(&str) -> bool,
+    ) -> Result<(Self, Earlier), LoadError> {
         let mut earlier = look(instance);
         if matches!(earlier, Earlier::Removed(_)) {
             clear(instance)?;
         }
-        let loaded = match load_pinned(instance, max_flows) {
+        let loaded = match load_pinned(instance, max_flows, &needed) {
             Err(LoadError::Object(EbpfError::MapError(error @ MapError::IncompatiblePinnedMap { .. }))) => {
                 earlier = Earlier::Removed(error.to_string());
                 clear(instance)?;
-                load_pinned(instance, max_flows)
+                load_pinned(instance, max_flows, &needed)
             }
             loaded => loaded,
         };
@@ -121,7 +126,7 @@ impl Dataplane {
         const FEW: u32 = 1024;
         let mut loader = EbpfLoader::new();
         size(&mut loader, FEW);
-        let mut dataplane = Self { ebpf: load_programs(&mut loader)? };
+        let mut dataplane = Self { ebpf: load_programs(&mut loader, |_| true)? };
         let mut counts = Vec::new();
         for name in PROGRAMS {
             let info = dataplane.program(name)?.info().map_err(|error| LoadError::Program { name, error })?;
@@ -130,10 +135,15 @@ impl Dataplane {
         Ok(counts)
     }
 
-    /// A program.
+    /// A program, which is loaded now if it has not been needed before.
     pub(crate) fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let wrong = |error| LoadError::Program { name, error };
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
-        program.try_into().map_err(|error| LoadError::Program { name, error })
+        let program: &mut SchedClassifier = program.try_into().map_err(wrong)?;
+        if program.fd().is_err() {
+            program.load().map_err(wrong)?;
+        }
+        Ok(program)
     }
 
     /// Takes a map out.
@@ -173,7 +183,7 @@ fn clear(instance: &Instance) -> Result<(), LoadError> {
     remove_tree(&path).map_err(|error| LoadError::Pins { path, error })
 }
 
-fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Ebpf, LoadError> {
+fn load_pinned(instance: &Instance, max_flows: u32, needed: impl Fn(&str) -> bool) -> Result<Ebpf, LoadError> {
     for path in [instance.maps(), instance.links()] {
         fs::create_dir_all(&path).map_err(|error| LoadError::Pins { path, error })?;
     }
@@ -182,7 +192,7 @@ fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Ebpf, LoadError> {
     for name in PINNED {
         loader.map_pin_path(name, instance.map(name));
     }
-    load_programs(&mut loader)
+    load_programs(&mut loader, needed)
 }
 
 fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
@@ -193,7 +203,7 @@ fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
     loader.map_max_entries(map::REMOTES, max_flows);
 }
 
-fn load_programs(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LoadError> {
+fn load_programs(loader: &mut EbpfLoader<'_>, needed: impl Fn(&str) -> bool) -> Result<Ebpf, LoadError> {
     let mut ebpf = loader.load(OBJECT)?;
     if let Some(missing) = PROGRAMS.into_iter().find(|name| ebpf.program(name).is_none()) {
         return Err(LoadError::NoProgram(missing));
@@ -201,7 +211,7 @@ fn load_programs(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LoadError> {
     // Side by side: the kernel takes its time to verify each.
     std::thread::scope(|scope| {
         let load = |(name, program)| scope.spawn(move || load_program(name, program));
-        let named = |(name, program)| Some((PROGRAMS.into_iter().find(|it| *it == name)?, program));
+        let named = |(name, program)| Some((PROGRAMS.into_iter().find(|it| *it == name && needed(name))?, program));
         let loading: Vec<_> = ebpf.programs_mut().filter_map(named).map(load).collect();
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         loading.into_iter().try_for_each(join)
