@@ -36,13 +36,13 @@ impl Look {
     #[must_use]
     pub const fn new(places: u32, left: Ticks) -> Self {
         let left = if left.0 > Self::LEFT_MAX { Self::LEFT_MAX } else { left.0 };
-        Self(left << Self::PLACES_BITS | places & (1 << Self::PLACES_BITS) - 1)
+        Self(left << Self::PLACES_BITS | places & ((1 << Self::PLACES_BITS) - 1))
     }
 
     /// How many places were looked at.
     #[must_use]
     pub const fn places(self) -> u32 {
-        self.0 & (1 << Self::PLACES_BITS) - 1
+        self.0 & ((1 << Self::PLACES_BITS) - 1)
     }
 
     /// How long it takes at least until one of their flows is due; at most ten hours, whatever there is.

@@ -93,9 +93,7 @@ fn nothing_steady_is_in_transition() {
                 assert_eq!(steady(&Flow { state: settled.state | bit, ..settled }), [false; 2], "{kind:?}, {bit:#x}");
             }
             // These say where a flow is counted and listed, and nothing else.
-            for bit in
-                [State::REMOTE_NEAR, State::REMOTE_FAR, State::REMOTE_INDEXED, State::PUBLISHED, State::LISTED]
-            {
+            for bit in [State::REMOTE_NEAR, State::REMOTE_FAR, State::REMOTE_INDEXED, State::PUBLISHED, State::LISTED] {
                 let settled = settled(kind, proto);
                 assert_eq!(
                     steady(&Flow { state: settled.state | bit, ..settled }),

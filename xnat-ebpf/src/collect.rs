@@ -157,7 +157,7 @@ pub fn slice(config: &Config, first: u32, now: Ticks) -> Look {
     let mut slice = Slice { first, slots: config.slots(), now, ended: maps::flows_ended(), left: NEVER };
     // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
     let places = unsafe { bpf_loop(collection::SLICE, visit_nth as *mut c_void, (&raw mut slice).cast(), 0) };
-    Look::new(places as u32, Ticks(slice.left))
+    Look::new(places.cast_unsigned() as u32, Ticks(slice.left))
 }
 
 extern "C" fn visit_nth(nth: u64, slice: *mut c_void) -> i64 {

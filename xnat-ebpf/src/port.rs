@@ -130,9 +130,8 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     if !mapping::join(flow, goal, own) {
         port = match maps::moved(&mapping::endpoint(flow, goal)) {
             Some(moved) if mapping::join(flow, goal, moved) => moved,
-            Some(_) => return NONE,
             None if may_begin(config, flow, goal) && mapping::begin(flow) => own,
-            None => return NONE,
+            _ => return NONE,
         };
         is_new = port == own;
     }
@@ -222,7 +221,11 @@ fn is_full(destination: &Destination, ended: u32, now: Ticks) -> bool {
 pub fn is_hopeless(opening: &Opening, now: Ticks) -> bool {
     let is_containers = opening.kind as u8 == Kind::Outside as u8;
     is_containers
-        && is_full(&end_of(opening.proto, &opening.original, &opening.reply, Goal::Flow), maps::flows_ended() as u32, now)
+        && is_full(
+            &end_of(opening.proto, &opening.original, &opening.reply, Goal::Flow),
+            maps::flows_ended() as u32,
+            now,
+        )
 }
 
 /// Remembers that a search has found nothing.
@@ -349,7 +352,16 @@ extern "C" fn at_random(_nth: u64, search: *mut c_void) -> i64 {
     let search = unsafe { &mut *search.cast::<Search>() };
     // SAFETY: the helper has no preconditions.
     let port = search.range.at(search.range.place(unsafe { bpf_get_prandom_u32() }));
-    // Who has no mapping here leaves the ports alone that are others' as long as that is easy.
+    // Who has no mapping here leaves the ports alone that are others' as long as that is easy. In a pool that is nearly used
+    // up that is most of them, and this is all that each costs.
+    let Some(found) = lookup::by_reference(search.reference) else {
+        return 1;
+    };
+    let flow = found.flow();
+    let owner = mapping::owner_of(flow.proto, port);
+    if !owner.is_free() && !owner.is(flow.original.src, flow.original.sport) {
+        return 0;
+    }
     search.found = xnat_try_port(search.skb, search.reference.to_bits(), search.goal | UNOWNED, port.0.into());
     i64::from(search.found != NONE)
 }

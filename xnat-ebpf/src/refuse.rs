@@ -24,10 +24,7 @@ const ADDED: usize = ipv4::LEN + icmp_header::LEN;
 /// Refuses an opening, under the name of `counter`. If it is a container's, it is told so instead of being left to wait.
 #[inline(always)]
 pub fn opening(skb: Skb, headers: &Headers, inside: u32, counter: Counter, now: Ticks) -> Verdict {
-    match worth_telling(counter) {
-        true => conclude(counter, tell(skb, headers, inside, now)),
-        false => Verdict::drop(counter),
-    }
+    if worth_telling(counter) { conclude(counter, tell(skb, headers, inside, now)) } else { Verdict::drop(counter) }
 }
 
 /// Whether who was refused so should know: a race is over when the packet is repeated.

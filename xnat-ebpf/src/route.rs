@@ -55,7 +55,8 @@ pub extern "C" fn xnat_note_route(port: u32, now: u32) -> u32 {
 #[inline(always)]
 pub fn learn(skb: Skb, found: &Found, now: Ticks) {
     let Tuple { src, dst, .. } = found.flow().original;
-    let (Some(watch), Some(route)) = (WATCH.get(0), ROUTES.get_ptr_mut(Route::slot_for(src, dst, skb.ifindex()))) else {
+    let (Some(watch), Some(route)) = (WATCH.get(0), ROUTES.get_ptr_mut(Route::slot_for(src, dst, skb.ifindex())))
+    else {
         return;
     };
     // SAFETY: this processor's own value.

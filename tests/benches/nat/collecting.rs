@@ -104,8 +104,11 @@ fn collect(
     Ok(())
 }
 
+/// A part of a delay, in nanoseconds.
+type Part = fn(&Delay) -> u64;
+
 fn report(measured: &mut Measured, id: &str, when: &str, delays: &[Delay]) {
-    let parts: [(_, _, fn(&Delay) -> u64); 2] =
+    let parts: [(_, _, Part); 2] =
         [("", "", |it| it.whole), ("/waiting", ", of which waiting for the processor", |it| it.waited)];
     for (part, words, of) in parts {
         let mut sorted: Vec<u64> = delays.iter().map(of).collect();

@@ -123,10 +123,8 @@ impl Daemon {
     pub(super) fn config(&self) -> Config {
         let uplink = &self.plan.uplink;
         let settled = self.settings.dataplane(self.seed, uplink.index, uplink.mtu, self.plan.address);
-        let found = [
-            (!self.forwards.is_empty(), Config::FORWARDS),
-            (self.there.routes_by_port, Config::ROUTES_BY_PORT),
-        ];
+        let found =
+            [(!self.forwards.is_empty(), Config::FORWARDS), (self.there.routes_by_port, Config::ROUTES_BY_PORT)];
         let flags = found.iter().filter(|(is_so, _)| *is_so).fold(settled.flags, |flags, (_, flag)| flags | flag);
         Config { flags, ..settled }
     }

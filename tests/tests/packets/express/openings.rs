@@ -16,6 +16,9 @@ use crate::packet::{End, Packet, echo, tcp, udp};
 use crate::world::Hook::{InsideIn, UplinkIn};
 use crate::world::{World, now};
 
+/// What is done to a world before the packet comes.
+type Change = fn(&mut World);
+
 /// What a processor has learnt another one does not know.
 fn stay_on_this_processor() {
     let mut here = CpuSet::new();
@@ -41,7 +44,7 @@ fn learnt(world: &mut World, proto: u8) {
 
 /// Whether a packet that opens a flow takes the lane; with the lane closed everything else is the same.
 #[track_caller]
-fn takes_the_lane(world: &mut World, proto: u8, change: fn(&mut World), packet: &Packet) -> (bool, Traced) {
+fn takes_the_lane(world: &mut World, proto: u8, change: Change, packet: &Packet) -> (bool, Traced) {
     learnt(world, proto);
     change(world);
     let one = world.trace(InsideIn, packet, false);
@@ -95,8 +98,8 @@ fn the_next_packets_of_such_a_flow_take_the_lane_at_once() {
 }
 
 fn newest(world: &mut World) -> Flow {
-    let flows = world.flows().into_iter().map(|(_, flow)| flow);
-    flows.filter(|flow| flow.original.sport.number() == 40_002).next_back().expect("the flow")
+    let mut flows = world.flows().into_iter().map(|(_, flow)| flow);
+    flows.find(|flow| flow.original.sport.number() == 40_002).expect("the flow")
 }
 
 #[test]
@@ -105,7 +108,7 @@ fn an_opening_that_asks_for_more_takes_the_long_way() {
     let udp_packet = || opening(proto::UDP, 40_002, SERVER);
     let syn = || opening(proto::TCP, 40_002, SERVER);
     let [mac, from] = InsideIn.macs();
-    let table: [(&str, u8, fn(&mut World), Packet); 14] = [
+    let table: [(&str, u8, Change, Packet); 14] = [
         ("another destination", proto::UDP, |_| {}, opening(proto::UDP, 40_002, ([198, 51, 100, 77].into(), 80))),
         ("a peer's container", proto::UDP, |_| {}, opening(proto::UDP, 40_002, (N2, 80))),
         ("a bad sum", proto::UDP, |_| {}, udp_packet().edited(24, &[0x12, 0x34])),
