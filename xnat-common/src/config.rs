@@ -59,9 +59,9 @@ impl Default for Config {
 impl Config {
     /// The hooks on the inside leave everything to the kernel's routing, and the uplink's egress hook translates.
     pub const KERNEL_PATH: u32 = 1;
-    /// Packets of established flows go through every step, and ask the kernel for each one's next hop.
+    /// Every packet goes through every step, and asks the kernel for its next hop.
     pub const SLOW_PATH: u32 = 2;
-    /// There are forwards, or have been.
+    /// There are forwards.
     pub const FORWARDS: u32 = 4;
     /// Which way a packet takes may depend on its ports: what is known of one flow's route says nothing of another's.
     pub const ROUTES_BY_PORT: u32 = 8;

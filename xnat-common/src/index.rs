@@ -4,8 +4,8 @@
 //! tuple's hash; the tuple itself stands in the record alone. So finding a flow touches two lines of memory: a bucket and
 //! the record.
 //!
-//! Entries come and go by compare-and-swap. Who inserts holds the version of the tuple's first bucket meanwhile: of
-//! several who would insert the same tuple, one does.
+//! Entries come and go by compare-and-swap. Who inserts a tuple's holds the version of its first bucket meanwhile: of several
+//! who would insert the same tuple, one does. Entries by which flows let their remote addresses in need no such care.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -45,8 +45,9 @@ impl Bucket {
     pub const STEP: u64 = 4;
 }
 
-/// How many buckets a table of `max_flows` flows has: one a flow at least, for its two tuples. Then about one in ten of
-/// the tuples of a full table lies in its second bucket, and none finds both full (it would take some 10^10 of them).
+/// How many buckets a table of `max_flows` flows has: one a flow at least, for its two tuples and for the entry that some
+/// have beside. With the tuples alone about one in ten of a full table lies in its second bucket, and none finds both full
+/// (it would take some 10^10 of them).
 #[must_use]
 pub const fn buckets(max_flows: u32) -> u32 {
     let buckets = if max_flows < BUCKETS_MIN { BUCKETS_MIN } else { max_flows };

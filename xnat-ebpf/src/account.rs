@@ -267,5 +267,14 @@ pub fn reopen(found: &Found, headers: &Headers) {
 /// Sets status bits, and clears others.
 #[inline(always)]
 pub fn mark(found: &Found, set: u32, clear: u32) {
-    change(found, |old| State(old.0 & !clear | set));
+    // SAFETY: a field of a map value.
+    unsafe {
+        let state = &raw mut (*found.flow).state;
+        if set != 0 {
+            atomic::set32(state, set);
+        }
+        if clear != 0 {
+            atomic::keep32(state, !clear);
+        }
+    }
 }

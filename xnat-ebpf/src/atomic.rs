@@ -42,6 +42,26 @@ pub unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
     before
 }
 
+/// Sets bits.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn set32(word: *mut u32, bits: u32) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { asm!("lock *(u32 *)(r1 + 0) |= w2", in("r1") word, in("r2") u64::from(bits)) }
+}
+
+/// Clears all bits but these.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn keep32(word: *mut u32, bits: u32) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { asm!("lock *(u32 *)(r1 + 0) &= w2", in("r1") word, in("r2") u64::from(bits)) }
+}
+
 /// Stores `new` and returns the word before.
 ///
 /// # Safety

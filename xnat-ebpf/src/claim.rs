@@ -9,7 +9,7 @@ use xnat_common::flow::{Flow, Kind, State, Word};
 use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, Tuple};
 
 use crate::lookup::{self, Found};
-use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING};
+use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING, WATCH};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{account, atomic, collect, index, mapping, port};
@@ -89,8 +89,12 @@ extern "C" fn xnat_take_slot(now: u32) -> u32 {
     let (Some(config), Some(opening)) = (maps::config(), OPENING.get(0)) else {
         return NO_SLOT;
     };
-    // Before anything has been taken that would have to be given back.
-    if port::is_hopeless(opening, Ticks(now)) {
+    // Before anything has been taken that would have to be given back. While no daemon runs, what is refused pays for
+    // collection all the same, because nothing else may come that does.
+    if port::is_hopeless(config, opening, Ticks(now)) {
+        if WATCH.get(0).is_none_or(|watch| !watch.is_watched(Ticks(now))) {
+            collect::step(config, Ticks(now));
+        }
         return NO_PORT;
     }
     collect::step(config, Ticks(now));
@@ -128,8 +132,9 @@ extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
     let backward = found.in_direction(Direction::Reply).reference;
     let has_port = both == 0 || index::insert(&reply, backward);
     if has_port && index::insert(&original, found.reference) {
-        account::mark(&found, State::PUBLISHED, 0);
         maps::flow_opened();
+        // From here on others may end it.
+        account::mark(&found, State::PUBLISHED, 0);
         maps::count(Counter::FlowsOpened);
         return reference;
     }

@@ -36,6 +36,10 @@ pub fn end(found: &Found) -> bool {
 /// Ends the flow if its word is still `word`.
 #[inline(always)]
 fn end_if(found: &Found, word: Word) -> bool {
+    // What is just being opened is its opener's: not all that it holds is noted yet, and it is not counted.
+    if !found.state().has(State::PUBLISHED) {
+        return false;
+    }
     // SAFETY: a field of a map value.
     if !unsafe { atomic::compare_and_swap(&raw mut (*found.flow).word, word.0, word.ended().0) } {
         return false;

@@ -217,8 +217,8 @@ extern "C" fn xnat_put(a: u64, b: u64, reference: u64, port: u32) -> u32 {
             unsafe { (&raw mut (*flow).reply.dport).write_volatile(Port(port as u16)) };
         }
     }
-    // SAFETY: a field of a map value. An atomic operation: it orders what comes before it for other processors.
-    unsafe { atomic::add(&raw mut (*buckets.first).version, Bucket::STEP - Bucket::LOCKED) };
+    // SAFETY: a field of a map value. An atomic operation that fetches: it orders what comes before it for other processors.
+    unsafe { atomic::fetch_add(&raw mut (*buckets.first).version, Bucket::STEP - Bucket::LOCKED) };
     placed.into()
 }
 

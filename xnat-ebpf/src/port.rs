@@ -130,13 +130,20 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     if !mapping::join(flow, goal, own) {
         port = match maps::moved(&mapping::endpoint(flow, goal)) {
             Some(moved) if mapping::join(flow, goal, moved) => moved,
-            None if may_begin(config, flow, goal) && mapping::begin(flow) => own,
+            // Asked before it begins: others would join it meanwhile.
+            None if may_begin(config, flow, goal)
+                && is_unused(Skb::from_raw(skb), &found, own, Rival::Any, now)
+                && mapping::begin(flow) =>
+            {
+                own
+            }
             _ => return NONE,
         };
         is_new = port == own;
     }
     // If somebody else has the port toward this end, the flow needs another, for itself.
-    if is_unused(Skb::from_raw(skb), &found, port, Rival::Any, now) && reserve(&found, port) {
+    let is_unused = is_new || is_unused(Skb::from_raw(skb), &found, port, Rival::Any, now);
+    if is_unused && reserve(&found, port) {
         settle(config, &found, goal);
         if is_new {
             maps::count(Counter::MappingsOpened);
@@ -218,9 +225,13 @@ fn is_full(destination: &Destination, ended: u32, now: Ticks) -> bool {
 
 /// Whether an opening from a container would find no port, as somebody has just found out who would have shared one.
 #[inline(always)]
-pub fn is_hopeless(opening: &Opening, now: Ticks) -> bool {
-    let is_containers = opening.kind as u8 == Kind::Outside as u8;
-    is_containers
+pub fn is_hopeless(config: &Config, opening: &Opening, now: Ticks) -> bool {
+    let (protocol, Tuple { src, sport, .. }) = (opening.proto, opening.original);
+    // Who has a mapping needs none, nor does a container to which a forward of its port leads.
+    let forward = |key| maps::forward(config, key).is_some_and(|it| it.address == src && it.port == sport);
+    opening.kind as u8 == Kind::Outside as u8
+        && !mapping::owner_of(protocol, sport).is(src, sport)
+        && !forward(&ForwardKey { port: sport, proto: protocol, zero: 0 })
         && is_full(
             &end_of(opening.proto, &opening.original, &opening.reply, Goal::Flow),
             maps::flows_ended() as u32,
@@ -232,8 +243,12 @@ pub fn is_hopeless(opening: &Opening, now: Ticks) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_note_full(reference: u64, goal: u32, ended: u32, now: u32) -> u32 {
-    if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) {
-        let flow = found.flow();
+    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
+        return 0;
+    };
+    let flow = found.flow();
+    // A flow that cannot have another port says nothing of other ports.
+    if range(flow.proto, flow.reply.dport, config.first_port, config.last_port).is_some() {
         let end = end_of(flow.proto, &flow.original, &flow.reply, Goal::of(goal));
         let _ = FULL.insert(&end, &Full { time: now, ended }, 0);
         maps::note_full(Ticks(now));
@@ -259,7 +274,7 @@ struct Search {
 }
 
 /// Finds a free port for a flow and takes it. `goal` is a [`Goal`], and perhaps [`OTHER`]. Returns [`KEPT`], [`CHANGED`],
-/// [`NONE`] or [`RETRY`].
+/// [`NONE`], [`TIRED`] or [`RETRY`].
 #[inline(always)]
 fn find(skb: Skb, reference: u64, goal: u32, now: u32) -> u32 {
     let kept = xnat_keep_port(skb.raw(), reference, goal, now);

@@ -251,6 +251,7 @@ impl World {
         let mut cursors = self.cursors();
         let slot = cursors.fresh as u32;
         flow.word = (1 << 32) | flow.word & 0xffff_ffff;
+        flow.state |= State::PUBLISHED;
         tuples::insert(&mut self.ebpf, slot, &flow);
         let mut flows: Array<_, Flow> = map(&mut self.ebpf, map::FLOWS);
         flows.set(slot, &flow, 0).expect("a slot");

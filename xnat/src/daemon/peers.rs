@@ -118,11 +118,12 @@ impl Daemon {
         let mut subnets = self.plan.own_subnets(&self.settings);
         subnets.extend(self.roster.owned().map(|(peer, it)| (it, Subnet { inside: 0, peer: peer.into() })));
         let before = self.maps.subnets()?;
-        let new = self.maps.set_subnets(&subnets)?;
-        if before != subnets {
+        let new = self.maps.set_subnets(&subnets);
+        if new.is_err() || before != subnets {
             // What was remembered of the ways to destinations knows nothing of their owners.
             self.vigil.raise();
         }
+        let new = new?;
         let granted: Vec<Cidr> = new.into_iter().filter(|(_, it)| !it.is_own()).map(|(range, _)| range).collect();
         self.end_flows_to(&granted)?;
         self.follow_routes(&routes).await

@@ -38,7 +38,7 @@ impl Change {
 pub(crate) struct Watch {
     /// Of interfaces, addresses and neighbours.
     things: Listener,
-    /// Of routes and rules. There may be very many at once, and of those that are lost nothing needs to be known.
+    /// Of routes and rules. There may be very many at once; when some are lost, everything is looked at again.
     routes: Listener,
     neighbours: Neighbours,
     /// Whose neighbours are being listed.
@@ -144,7 +144,7 @@ impl Watch {
             let ours = kind == libc::RTM_DELROUTE && protocol(body) == Some(PROTOCOL);
             change = change.and(if ours || rule { Change::ALL } else { Change::HOPS });
         });
-        if lost { change.and(Change::HOPS) } else { change }
+        if lost { Change::ALL } else { change }
     }
 }
 
