@@ -15,7 +15,7 @@ use crate::maps::{self, PEERS};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
 use crate::verdict::{Step, Verdict};
-use crate::{kernel_flow, mapping, open, parse};
+use crate::{filtering, kernel_flow, mapping, open, parse};
 
 /// The container for which a packet is: address, port, kind of flow and whether it lets the sender in. One word, because
 /// the verifier rejects the copy of a structure that may be absent.
@@ -140,7 +140,7 @@ fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Targ
     }
     // A hairpin comes from our own address.
     let remote = if let Side::Wire = side { headers.tuple.src } else { config.address };
-    let admitted = mapping::admits(config, headers.proto, port, remote);
+    let admitted = filtering::admits(config, headers.proto, port, remote);
     if admitted.is_free() && mapping::owner_of(headers.proto, port).is_free() || is_hosts(skb, headers) {
         return Ok(Target::NONE);
     }

@@ -12,7 +12,7 @@ use crate::lookup::{self, Found};
 use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING, WATCH};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{account, atomic, collect, index, mapping, port};
+use crate::{account, atomic, collect, full, index, mapping, port};
 
 /// What is known of a flow before it has a record. It lies in a map, because the stack that all steps of a program share
 /// is short.
@@ -91,7 +91,7 @@ extern "C" fn xnat_take_slot(now: u32) -> u32 {
     };
     // Before anything has been taken that would have to be given back. While no daemon runs, what is refused pays for
     // collection all the same, because nothing else may come that does.
-    if port::is_hopeless(config, opening, Ticks(now)) {
+    if full::is_hopeless(config, opening, Ticks(now)) {
         if WATCH.get(0).is_none_or(|watch| !watch.is_watched(Ticks(now))) {
             collect::step(config, Ticks(now));
         }

@@ -3,20 +3,18 @@
 //! The flow is claimed as on the long way; what is left out are the questions whose answers `route` remembers.
 
 use aya_ebpf::bindings::__sk_buff;
-use xnat_common::checksum::sum32;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, ipv4};
 use xnat_common::tcp::flags;
-use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, Tuple, hygiene};
+use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, Tuple};
 
 use crate::claim::{self, Opening};
 use crate::express::{self, LONG_WAY, Plain};
 use crate::maps::{self, WATCH};
-use crate::parse::IP;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{account, forward, hop, index, kernel_flow, lookup, port, refuse, route};
+use crate::{account, forward, hop, hygiene, index, kernel_flow, lookup, port, refuse, route};
 
 /// From a container, a packet that belongs to no flow.
 ///
@@ -60,7 +58,7 @@ fn ask(skb: Skb) -> Option<Ticks> {
     let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
     let back = hop::remembered(route.back, watch, now)?;
     let mtu = hop::remembered(route.out, watch, now)?.mtu;
-    if back.src != plain.mac || plain.wire_len(skb) > mtu.into() || !has_good_sum(skb) {
+    if back.src != plain.mac || plain.wire_len(skb) > mtu.into() || !hygiene::plain_sum_is_good(skb) {
         return None;
     }
     // A segment that opens a connection may be repeated, or open it anew.
@@ -129,18 +127,4 @@ fn headers(plain: &Plain) -> Headers {
         total_len: plain.total_len,
         ..Headers::default()
     }
-}
-
-/// Whether the checksum of a plain packet's IP header is right.
-#[inline(always)]
-fn has_good_sum(skb: Skb) -> bool {
-    let Some(header) = skb.at::<[u8; ipv4::LEN]>(IP) else {
-        return false;
-    };
-    let mut sum = 0;
-    for word in 0..ipv4::LEN / 4 {
-        // SAFETY: within the header, which is in bounds; x86 and arm64 load what lies across.
-        sum += sum32(unsafe { header.cast::<u32>().add(word).read() });
-    }
-    hygiene::sums_up(sum)
 }

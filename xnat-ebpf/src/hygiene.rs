@@ -8,10 +8,11 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_loop, bpf_skb_load_bytes};
 use xnat_common::Addr;
+use xnat_common::checksum::sum32;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::hygiene::{self, ICMP_VERIFIED_MAX, Owner};
-use xnat_common::packet::Headers;
+use xnat_common::packet::{Headers, ipv4};
 
 use crate::maps;
 use crate::parse::{IP, transport_offset};
@@ -58,6 +59,20 @@ pub fn is_translated(headers: &Headers) -> bool {
 #[inline(always)]
 pub fn check_opening(skb: Skb, headers: &Headers) -> Step<()> {
     if ip_checksum_is_good(skb, IP, usize::from(headers.ip_len)) { Ok(()) } else { Err(BAD_CHECKSUM) }
+}
+
+/// Whether the checksum of an IP header without options is right, where that is in the linear part.
+#[inline(always)]
+pub fn plain_sum_is_good(skb: Skb) -> bool {
+    let Some(header) = skb.at::<[u8; ipv4::LEN]>(IP) else {
+        return false;
+    };
+    let mut sum = 0;
+    for word in 0..ipv4::LEN / 4 {
+        // SAFETY: within the header, which is in bounds; x86 and arm64 load what lies across.
+        sum += sum32(unsafe { header.cast::<u32>().add(word).read() });
+    }
+    hygiene::sums_up(sum)
 }
 
 /// Whether the checksum of the IP header at `offset` from the Ethernet header on, `len` bytes with its options, is right.

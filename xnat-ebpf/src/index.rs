@@ -2,14 +2,12 @@
 //!
 //! What lies where is said in `xnat_common::index`.
 
-use core::arch::asm;
-
 use xnat_common::config::Config;
 use xnat_common::flow::{State, Word};
-use xnat_common::index::{self, Bucket, CROWDED, ENTRIES, Entry, Place};
-use xnat_common::mapping::Owner;
-use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Port};
+use xnat_common::index::{self, Bucket, ENTRIES, Entry, Place};
+use xnat_common::{Direction, Flow, FlowKey, FlowRef, Port};
 
+use crate::bucket::{Buckets, look, next, put, read, survey, take_away, version};
 use crate::maps::{FLOWS, TUPLES};
 use crate::{atomic, maps};
 
@@ -96,8 +94,9 @@ pub fn at_home(config: &Config, a: u64, b: u64) -> Option<(*mut Flow, FlowRef)> 
 /// A table in which less than one in so many of its flows live has few in their second home.
 const FEW: u32 = 4;
 
+/// Generation and time of a record.
 #[inline(always)]
-fn word(flow: *mut Flow) -> Word {
+pub fn word(flow: *mut Flow) -> Word {
     // SAFETY: a map value.
     Word(unsafe { (&raw const (*flow).word).read_volatile() })
 }
@@ -239,196 +238,10 @@ extern "C" fn xnat_remove(a: u64, b: u64, reference: u64) -> u32 {
     take_away(&buckets, Entry::new(place.tag, reference.direction(), reference.index())).into()
 }
 
-#[inline(always)]
-fn take_away(buckets: &Buckets, entry: Entry) -> bool {
-    if replace(buckets.first, entry, Entry::default()) {
-        return true;
-    }
-    match buckets.second() {
-        Some(second) => replace(second, entry, Entry::default()),
-        None => false,
-    }
-}
-
-/// Enters that a flow lets its remote address in at its port; false if there is no room.
-#[inline(always)]
-pub fn admit(reference: FlowRef) -> bool {
-    xnat_admit(reference.to_bits()) != 0
-}
-
-/// As [`admit`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_admit(reference: u64) -> u32 {
-    let reference = FlowRef::from_bits(reference);
-    let Some(flow) = FLOWS.get(reference.index()) else {
-        return 0;
-    };
-    let [a, b] = index::admission(flow.original.dst, flow.reply.dport, flow.proto);
-    // Without the lock: two flows may enter the same at once, and each takes its own entry away.
-    match look(a, b) {
-        Some((place, buckets)) => put(&buckets, Entry::admitting(place.tag, reference.index())).into(),
-        None => 0,
-    }
-}
-
-/// Takes away what [`admit`] has entered for the flow in a slot.
-#[inline(always)]
-pub fn expel(flow: &Flow, slot: u32) {
-    let [a, b] = index::admission(flow.original.dst, flow.reply.dport, flow.proto);
-    xnat_expel(a, b, slot);
-}
-
-/// As [`expel`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_expel(a: u64, b: u64, slot: u32) -> u32 {
-    match look(a, b) {
-        Some((place, buckets)) => take_away(&buckets, Entry::admitting(place.tag, slot)).into(),
-        None => 0,
-    }
-}
-
-/// The endpoint whose flow lets a remote address in at a port, with one session; [`Owner::NONE`] if no flow does.
-#[inline(always)]
-pub fn admitted(remote: Addr, port: Port, proto: u8) -> Owner {
-    Owner(xnat_admitted(remote.0, port.0.into(), proto.into()))
-}
-
-/// As [`admitted`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_admitted(remote: u32, port: u32, proto: u32) -> u64 {
-    let (remote, port, proto) = (Addr(remote), Port(port as u16), proto as u8);
-    let [a, b] = index::admission(remote, port, proto);
-    let Some((place, buckets)) = look(a, b) else {
-        return Owner::NONE.0;
-    };
-    let first = admitted_by(buckets.first, place.tag, remote, port, proto);
-    if first != Owner::NONE || version(buckets.first) & Bucket::SPILLED == 0 {
-        return first.0;
-    }
-    match buckets.second() {
-        Some(second) => admitted_by(second, place.tag, remote, port, proto).0,
-        None => Owner::NONE.0,
-    }
-}
-
-#[inline(always)]
-fn admitted_by(bucket: *mut Bucket, tag: u32, remote: Addr, port: Port, proto: u8) -> Owner {
-    let (seen, mut at) = (survey(bucket, tag), 0);
-    while at < ENTRIES {
-        let entry = read(bucket, at);
-        if seen.has_tag(at)
-            && entry.admits()
-            && let Some(flow) = FLOWS.get(entry.slot())
-            && word((&raw const *flow).cast_mut()).is_live()
-            && flow.original.dst == remote
-            && flow.reply.dport == port
-            && flow.proto == proto
-        {
-            return Owner::new(flow.original.src, flow.original.sport, 1);
-        }
-        at = next(at);
-    }
-    Owner::NONE
-}
-
-/// The two buckets of a tuple.
-struct Buckets {
-    first: *mut Bucket,
-    /// Its number alone, because it is seldom looked at.
-    second: u32,
-}
-
-impl Buckets {
-    #[inline(always)]
-    fn second(&self) -> Option<*mut Bucket> {
-        TUPLES.get_ptr_mut(self.second)
-    }
-}
-
-#[inline(always)]
-fn look(a: u64, b: u64) -> Option<(Place, Buckets)> {
-    let config = maps::config()?;
-    let place = Place::of([a, b], config.seed, config.bucket_mask);
-    let buckets = Buckets { first: TUPLES.get_ptr_mut(place.first)?, second: place.second };
-    Some((place, buckets))
-}
-
 /// Whether the flow has ended since it was looked for.
 #[inline(always)]
 fn has_ended(flow: *mut Flow, reference: FlowRef) -> bool {
     word(flow).generation() != reference.generation()
-}
-
-#[inline(always)]
-fn version(bucket: *mut Bucket) -> u64 {
-    // SAFETY: a map value.
-    unsafe { (&raw const (*bucket).version).read_volatile() }
-}
-
-#[inline(always)]
-fn read(bucket: *mut Bucket, at: usize) -> Entry {
-    // SAFETY: a map value; the callers count to ENTRIES.
-    Entry(unsafe { (&raw const (*bucket).entries).cast::<u64>().add(at).read_volatile() })
-}
-
-#[inline(always)]
-fn swap(bucket: *mut Bucket, at: usize, old: Entry, new: Entry) -> bool {
-    // SAFETY: as in read.
-    unsafe { atomic::compare_and_swap((&raw mut (*bucket).entries).cast::<u64>().add(at), old.0, new.0) }
-}
-
-/// What one look over a bucket has seen, in one word: a bit for each entry that has the tag looked for, from bit 8 on one
-/// for each place that is free, and from bit 16 on how many those are.
-#[derive(Clone, Copy)]
-struct Survey(u64);
-
-impl Survey {
-    #[inline(always)]
-    const fn has_tag(self, at: usize) -> bool {
-        self.0 >> at & 1 != 0
-    }
-
-    #[inline(always)]
-    const fn is_free(self, at: usize) -> bool {
-        self.0 >> (8 + at) & 1 != 0
-    }
-
-    #[inline(always)]
-    const fn used(self) -> usize {
-        ENTRIES - (self.0 >> 16) as usize
-    }
-}
-
-/// Looks over a bucket, without a branch: the verifier would follow both sides of each.
-#[inline(always)]
-fn survey(bucket: *mut Bucket, tag: u32) -> Survey {
-    let (mut at, mut seen) = (0, 0);
-    while at < ENTRIES {
-        let entry = read(bucket, at);
-        seen |= is_zero(entry.tag_difference(tag)) << at;
-        seen += is_zero(entry.upper_half()) * (0x100 << at | 1 << 16);
-        at = next(at);
-    }
-    Survey(seen)
-}
-
-/// The number after `at`, without the compiler's knowing: it would unroll the loop, and the stack is short.
-#[inline(always)]
-fn next(mut at: usize) -> usize {
-    // SAFETY: nothing but the number changes.
-    unsafe { asm!("{0} += 1", inout(reg) at) };
-    at
-}
-
-/// One if `number`, of no more than 32 bits, is zero, else zero.
-#[inline(always)]
-fn is_zero(mut number: u64) -> u64 {
-    // SAFETY: nothing but the number changes. In assembly, because the compiler would make a branch of it.
-    unsafe { asm!("{0} += -1", "{0} >>= 63", inout(reg) number) };
-    number
 }
 
 /// The live flow that an entry of the bucket leads to, and whose tuple is this one.
@@ -497,51 +310,4 @@ fn flow_of(entry: Entry, a: u64, b: u64) -> Option<*mut Flow> {
     // SAFETY: as above.
     let [_, rest] = unsafe { (*flow).key(entry.direction()) }.words();
     (rest == b).then_some(flow)
-}
-
-/// Puts an entry into a tuple's first bucket, or into the second if the first is crowded; false if there is no room.
-#[inline(always)]
-fn put(buckets: &Buckets, entry: Entry) -> bool {
-    let here = survey(buckets.first, 0);
-    if here.used() < CROWDED && put_into(buckets.first, here, entry) {
-        return true;
-    }
-    let Some(second) = buckets.second() else {
-        return false;
-    };
-    let there = survey(second, 0);
-    let spills = there.used() < here.used();
-    if !spills && put_into(buckets.first, here, entry) {
-        return true;
-    }
-    // Before the entry is there: who looks for it looks into the first bucket first.
-    // SAFETY: a field of a map value.
-    unsafe { atomic::fetch_or(&raw mut (*buckets.first).version, Bucket::SPILLED) };
-    put_into(second, there, entry) || spills && put_into(buckets.first, here, entry)
-}
-
-/// Puts an entry where the look over the bucket has seen room, unless others have taken that since.
-#[inline(always)]
-fn put_into(bucket: *mut Bucket, seen: Survey, entry: Entry) -> bool {
-    let mut at = 0;
-    while at < ENTRIES {
-        if seen.is_free(at) && swap(bucket, at, Entry::default(), entry) {
-            return true;
-        }
-        at = next(at);
-    }
-    false
-}
-
-/// Puts `new` in the place of `old`, if the bucket has that.
-#[inline(always)]
-fn replace(bucket: *mut Bucket, old: Entry, new: Entry) -> bool {
-    let mut at = 0;
-    while at < ENTRIES {
-        if read(bucket, at) == old && swap(bucket, at, old, new) {
-            return true;
-        }
-        at = next(at);
-    }
-    false
 }

@@ -9,15 +9,19 @@
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro hands the context over")]
 
 mod account;
+mod admission;
 mod arrive;
 mod atomic;
+mod bucket;
 mod claim;
 mod collect;
 mod datagram;
 mod express;
 mod express_open;
+mod filtering;
 mod forward;
 mod fragment;
+mod full;
 mod hold;
 mod hop;
 mod hygiene;
@@ -39,7 +43,9 @@ mod receive;
 mod refuse;
 mod rewrite;
 mod route;
+mod search;
 mod segment;
+mod session;
 mod skb;
 mod socket;
 mod tag;
