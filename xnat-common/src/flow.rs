@@ -377,6 +377,13 @@ impl FlowRef {
         Self(bits)
     }
 
+    /// The same flow as packets of `direction` find it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_direction(self, direction: Direction) -> Self {
+        Self::new(self.index(), self.generation(), direction)
+    }
+
     /// The slot in the `FLOWS` array.
     #[inline(always)]
     #[must_use]

@@ -11,7 +11,7 @@ use crate::{atomic, maps};
 pub struct Buckets {
     pub first: *mut Bucket,
     /// Its number alone, because it is seldom looked at.
-    second: u32,
+    pub second: u32,
 }
 
 impl Buckets {

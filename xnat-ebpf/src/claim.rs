@@ -9,7 +9,7 @@ use xnat_common::flow::{Flow, Kind, State, Word};
 use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, Tuple};
 
 use crate::lookup::{self, Found};
-use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING, WATCH};
+use crate::maps::{self, CURSORS, FLOWS, FREE, OPENING};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{account, atomic, collect, full, index, mapping, port};
@@ -89,15 +89,11 @@ extern "C" fn xnat_take_slot(now: u32) -> u32 {
     let (Some(config), Some(opening)) = (maps::config(), OPENING.get(0)) else {
         return NO_SLOT;
     };
-    // Before anything has been taken that would have to be given back. While no daemon runs, what is refused pays for
-    // collection all the same, because nothing else may come that does.
+    collect::step(config, Ticks(now));
+    // Before anything has been taken that would have to be given back.
     if full::is_hopeless(config, opening, Ticks(now)) {
-        if WATCH.get(0).is_none_or(|watch| !watch.is_watched(Ticks(now))) {
-            collect::step(config, Ticks(now));
-        }
         return NO_PORT;
     }
-    collect::step(config, Ticks(now));
     let mut index = take_slot(config, opening);
     if index.is_none() && collect::xnat_reclaim() != 0 {
         index = take_slot(config, opening);
@@ -128,10 +124,8 @@ extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
         return reference;
     };
     let original = found.flow().key(Direction::Original);
-    let reply = found.flow().key(Direction::Reply);
-    let backward = found.in_direction(Direction::Reply).reference;
-    let has_port = both == 0 || index::insert(&reply, backward);
-    if has_port && index::insert(&original, found.reference) {
+    let has_port = both == 0 || index::insert(found.in_direction(Direction::Reply).reference);
+    if has_port && index::insert(found.reference) {
         maps::flow_opened();
         // From here on others may end it.
         account::mark(&found, State::PUBLISHED, 0);

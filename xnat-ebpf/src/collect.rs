@@ -1,7 +1,7 @@
 //! Collection: a clock hand over the slots.
 //!
-//! It depends neither on the daemon nor on timers. Packets that open flows move the hand a little; the daemon, while it
-//! runs, passes the table by itself in slices, through the `xnat_collect` program.
+//! It depends neither on the daemon nor on timers. The daemon, while it runs, passes the table in slices, through the
+//! `xnat_collect` program; without it, and in a crowded table, packets that open flows move a hand of their own a little.
 
 use core::ffi::c_void;
 
@@ -14,11 +14,13 @@ use xnat_common::{Direction, FlowRef, Ticks};
 
 use crate::atomic;
 use crate::lookup::{self, Found};
-use crate::maps::{self, CLOSED, CURSORS, FLOWS};
+use crate::maps::{self, CLOSED, CURSORS, FLOWS, WATCH};
 use crate::{claim, hold, index, mapping};
 
 /// Slots that a packet looks at when it opens a flow.
 const STEPS_AN_OPENING: u32 = 4;
+/// A table is crowded in which less than one record in so many is left.
+const CROWDED: u32 = 8;
 /// What [`xnat_visit`] returns of a slot whose flow has ended; otherwise it is the time that the flow has left.
 const ENDED: u32 = 0;
 /// The time that is left where there is no flow.
@@ -111,9 +113,13 @@ extern "C" fn xnat_visit(index: u32, now: u32) -> u32 {
     1
 }
 
-/// Moves the hand by the few slots that an opening packet pays for.
+/// Moves the hand by the few slots that an opening packet pays for, if nobody else collects or records may run short.
 #[inline(always)]
 pub fn step(config: &Config, now: Ticks) {
+    let is_crowded = maps::flows_live() >= u64::from(config.max_flows - config.max_flows / CROWDED);
+    if !is_crowded && WATCH.get(0).is_some_and(|watch| watch.is_watched(now)) {
+        return;
+    }
     let Some(cursors) = CURSORS.get_ptr_mut(0) else {
         return;
     };

@@ -22,6 +22,7 @@ use crate::forward::Ttl;
 use crate::hop::{self, Mac};
 use crate::lookup::{self, Found};
 use crate::maps::{self, WATCH};
+use crate::opener::Opener;
 use crate::parse::IP;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
@@ -80,10 +81,29 @@ fn lane<const OUT: bool>(skb: Skb) -> u64 {
         return if OUT { OPENS } else { LONG_WAY };
     }
     let side = if OUT { Side::Inside } else { Side::Wire };
-    match lookup::find_fast(config, &FlowKey::new(plain.tuple, plain.proto, side)) {
-        Some(found) => onward::<OUT>(skb, config, &plain, &found).map_or(LONG_WAY, Verdict::to_bits),
-        None if OUT && plain.proto == proto::UDP => OPENS,
-        None => LONG_WAY,
+    let key = FlowKey::new(plain.tuple, plain.proto, side);
+    // A segment without SYN opens nothing here.
+    let opener = if OUT && plain.proto == proto::UDP { Opener::of(skb.ifindex()) } else { None };
+    let foreseen = opener.is_some_and(|it| it.opens());
+    if foreseen {
+        express_open::prefetch(config, &plain, &key);
+    }
+    match lookup::find_fast(config, &key) {
+        Some(found) => {
+            if let (Some(opener), true) = (opener, foreseen) {
+                opener.note(false);
+            }
+            onward::<OUT>(skb, config, &plain, &found).map_or(LONG_WAY, Verdict::to_bits)
+        }
+        None => {
+            let Some(opener) = opener else {
+                return LONG_WAY;
+            };
+            if !foreseen {
+                opener.note(true);
+            }
+            OPENS
+        }
     }
 }
 

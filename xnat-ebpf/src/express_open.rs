@@ -3,6 +3,7 @@
 //! The flow is claimed as on the long way; what is left out are the questions whose answers `route` remembers.
 
 use aya_ebpf::bindings::__sk_buff;
+use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
 use xnat_common::packet::{Headers, ipv4};
@@ -46,14 +47,11 @@ extern "C" fn xnat_express_ask(skb: *mut __sk_buff) -> u64 {
 #[inline(always)]
 fn ask(skb: Skb) -> Option<Ticks> {
     let (config, plain) = express::enter(skb)?;
-    let Tuple { dst, sport, dport, .. } = plain.tuple;
-    let reply = Tuple { src: dst, dst: config.address, sport: dport, dport: sport };
     let key = FlowKey::new(plain.tuple, plain.proto, Side::Inside);
     if plain.syn {
-        index::prefetch(config, &key);
+        prefetch(config, &plain, &key);
     }
-    index::prefetch(config, &FlowKey::new(reply, plain.proto, Side::Wire));
-    port::prefetch(plain.proto, sport);
+    let reply = reply(config, &plain);
     let (watch, now) = (WATCH.get(0)?, maps::now());
     let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
     let back = hop::remembered(route.back, watch, now)?;
@@ -76,6 +74,22 @@ fn ask(skb: Skb) -> Option<Ticks> {
     };
     opening.note().ok()?;
     Some(now)
+}
+
+/// The tuple of the answers, if the flow keeps its port.
+#[inline(always)]
+fn reply(config: &Config, plain: &Plain) -> Tuple {
+    let Tuple { dst, sport, dport, .. } = plain.tuple;
+    Tuple { src: dst, dst: config.address, sport: dport, dport: sport }
+}
+
+/// Looks at what an opening asks for, so that the processor fetches all of it at once before it is needed.
+#[inline(always)]
+pub fn prefetch(config: &Config, plain: &Plain, key: &FlowKey) {
+    index::prefetch_home(config, key);
+    index::prefetch(config, key);
+    index::prefetch(config, &FlowKey::new(reply(config, plain), plain.proto, Side::Wire));
+    port::prefetch(plain.proto, plain.tuple.sport);
 }
 
 /// Sends the packet on, as the first of its flow, which has just been opened. [`LONG_WAY`] if its way is not known any more.

@@ -13,35 +13,32 @@ use crate::{atomic, maps};
 
 /// No flow.
 const NOTHING: u64 = u64::MAX;
+/// A flow that is about to end, or to begin.
+const ENDING: u64 = u64::MAX - 1;
 /// How often an insertion begins anew because another processor inserts into the same bucket.
 const ATTEMPTS: u32 = 8;
-/// The tuple's first bucket is locked.
-const LOCKED: u32 = 0;
 /// The tuple has an entry.
-const TAKEN: u32 = 1;
+const TAKEN: u64 = u64::MAX;
 /// Another processor inserts into the bucket, or has just done so.
-const BUSY: u32 = 2;
+const BUSY: u64 = u64::MAX - 1;
 
 /// The live flow that packets with `key` belong to.
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<FlowRef> {
     let [a, b] = key.words();
     let reference = xnat_find(a, b);
-    (reference != NOTHING).then_some(FlowRef::from_bits(reference))
+    if reference == NOTHING { find_away(key) } else { Some(FlowRef::from_bits(reference)) }
 }
 
-/// As [`find`], for a key's words: a reference or [`NOTHING`].
+/// As [`find`], for a key's words, in the flow's homes alone: a reference or [`NOTHING`].
 ///
 /// A global function, which the verifier checks once by itself; so are the others.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_find(a: u64, b: u64) -> u64 {
-    let Some(config) = maps::config() else {
-        return NOTHING;
-    };
-    match at_home(config, a, b) {
+    match maps::config().and_then(|config| at_home(config, a, b)) {
         Some((_, reference)) => reference.to_bits(),
-        None => by_entry(a, b),
+        None => NOTHING,
     }
 }
 
@@ -56,38 +53,33 @@ pub fn find_away(key: &FlowKey) -> Option<FlowRef> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_find_away(a: u64, b: u64) -> u64 {
-    by_entry(a, b)
-}
-
-#[inline(always)]
-fn by_entry(a: u64, b: u64) -> u64 {
     let Some((place, buckets)) = look(a, b) else {
         return NOTHING;
     };
     let found = scan(buckets.first, place.tag, a, b);
-    if found != NOTHING || version(buckets.first) & Bucket::SPILLED == 0 {
+    if found < ENDING || version(buckets.first) & Bucket::SPILLED == 0 {
         return found;
     }
     buckets.second().map_or(NOTHING, |second| scan(second, place.tag, a, b))
 }
 
-/// The flow with this tuple, if it is in one of its home slots.
+/// The flow with this tuple, if it is in its first home slot, or in the second where many are.
 #[inline(always)]
 pub fn at_home(config: &Config, a: u64, b: u64) -> Option<(*mut Flow, FlowRef)> {
     let [one, other] = index::homes([a, b], config.seed, config.slots());
-    let (first, second) = (FLOWS.get_ptr_mut(one)?, FLOWS.get_ptr_mut(other)?);
-    // Where many flows are in their second home both are asked for before either is looked at, so that the processor
-    // fetches them at once. Where few are, that would only take room from other flows in its caches.
-    if maps::flows_live() > u64::from(config.max_flows / FEW) {
-        word(second);
-    }
+    let first = FLOWS.get_ptr_mut(one)?;
     // The word is read first: what is read then is of its generation, or of a later one, which shows when the flow is
     // stamped.
     let one_word = word(first);
+    // Where many flows are in their second home both are asked for before either is looked at, so that the processor
+    // fetches them at once. The few that are there in another table are found by their entries in the index: a look at the
+    // second home would cost every opening a line of memory.
+    let second = if maps::flows_live() > u64::from(config.max_flows / FEW) { FLOWS.get_ptr_mut(other) } else { None };
+    let other_word = second.map_or(Word(0), word);
     if let Some(direction) = direction_of(first, a, b) {
         return published(first, one, one_word, direction);
     }
-    let other_word = word(second);
+    let second = second?;
     published(second, other, other_word, direction_of(second, a, b)?)
 }
 
@@ -127,6 +119,15 @@ fn published(flow: *mut Flow, slot: u32, word: Word, direction: Direction) -> Op
     usable.then_some((flow, FlowRef::new(slot, word.generation(), direction)))
 }
 
+/// Looks at a flow's first home, so that the processor fetches it before it is asked for.
+#[inline(always)]
+pub fn prefetch_home(config: &Config, key: &FlowKey) {
+    let [one, _] = index::homes(key.words(), config.seed, config.slots());
+    if let Some(flow) = FLOWS.get_ptr_mut(one) {
+        word(flow);
+    }
+}
+
 /// Looks at a tuple's first bucket, so that the processor fetches it before it is asked for.
 #[inline(always)]
 pub fn prefetch(config: &Config, key: &FlowKey) {
@@ -140,45 +141,77 @@ pub fn prefetch(config: &Config, key: &FlowKey) {
 #[inline(always)]
 pub fn is_taken(key: &FlowKey) -> bool {
     let [a, b] = key.words();
-    match look(a, b) {
-        Some((place, buckets)) => is_there(&buckets, version(buckets.first), place.tag, a, b),
+    let Some((place, buckets)) = look(a, b) else {
+        return false;
+    };
+    if is_among(buckets.first, place.tag, a, b) {
+        return true;
+    }
+    if version(buckets.first) & Bucket::SPILLED == 0 {
+        return false;
+    }
+    match buckets.second() {
+        Some(second) => is_among(second, place.tag, a, b),
         None => false,
     }
 }
 
-/// Inserts the entry by which packets with `key` find the flow; false if the tuple has one already.
+/// Inserts the entry by which packets of the reference's direction find its flow; false if their tuple has one already.
 #[inline(always)]
-pub fn insert(key: &FlowKey, reference: FlowRef) -> bool {
-    insert_words(key.words(), reference, NO_PORT)
+pub fn insert(reference: FlowRef) -> bool {
+    insert_with(reference, NO_PORT)
 }
 
 /// As [`insert`], for the reply tuple of a flow that gets another port with it: who looks for the tuple finds it in the
 /// record as soon as it has an entry.
 #[inline(always)]
-pub fn insert_port(key: &FlowKey, reference: FlowRef, port: Port) -> bool {
-    insert_words(key.words(), reference, port.0.into())
+pub fn insert_port(reference: FlowRef, port: Port) -> bool {
+    insert_with(reference, port.0.into())
 }
 
 /// The record keeps its port.
 const NO_PORT: u32 = u32::MAX;
 
 #[inline(always)]
-fn insert_words([a, b]: [u64; 2], reference: FlowRef, port: u32) -> bool {
+fn insert_with(reference: FlowRef, port: u32) -> bool {
     for _ in 0..ATTEMPTS {
-        match xnat_lock(a, b) {
-            LOCKED => return xnat_put(a, b, reference.to_bits(), port) != 0,
+        match xnat_lock(reference.to_bits(), port) {
             TAKEN => return false,
-            _ => {}
+            BUSY => {}
+            locked => return xnat_put(reference.to_bits(), port, locked as u32) != 0,
         }
     }
     false
 }
 
-/// Locks a tuple's first bucket, unless the tuple has an entry. Returns [`LOCKED`], [`TAKEN`], or something else if another
-/// processor was faster.
+/// The words of the tuple by which packets of the reference's direction find its flow, or would with this port.
+#[inline(always)]
+fn words_of(flow: *mut Flow, reference: FlowRef, port: u32) -> [u64; 2] {
+    // SAFETY: a map value.
+    let mut key = unsafe { (*flow).key(reference.direction()) };
+    if port != NO_PORT {
+        key.tuple.dport = Port(port as u16);
+    }
+    key.words()
+}
+
+/// Locks the first bucket of a tuple, unless that has an entry. Returns the bucket; [`TAKEN`] if the tuple has an entry, or
+/// if the flow has ended; or [`BUSY`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_lock(a: u64, b: u64) -> u32 {
+extern "C" fn xnat_lock(reference: u64, port: u32) -> u64 {
+    let reference = FlowRef::from_bits(reference);
+    let Some(flow) = FLOWS.get_ptr_mut(reference.index()) else {
+        return TAKEN;
+    };
+    let [a, b] = words_of(flow, reference, port);
+    if has_ended(flow, reference) {
+        return TAKEN;
+    }
+    // Whoever hairpins to itself cannot have one tuple for both directions.
+    if port != NO_PORT && words_of(flow, reference.in_direction(Direction::Original), NO_PORT) == [a, b] {
+        return TAKEN;
+    }
     let Some((place, buckets)) = look(a, b) else {
         return TAKEN;
     };
@@ -186,38 +219,46 @@ extern "C" fn xnat_lock(a: u64, b: u64) -> u32 {
     if before & Bucket::LOCKED != 0 {
         return BUSY;
     }
-    if is_there(&buckets, before, place.tag, a, b) {
+    if is_among(buckets.first, place.tag, a, b) {
+        return TAKEN;
+    }
+    if before & Bucket::SPILLED != 0
+        && let Some(second) = buckets.second()
+        && is_among(second, place.tag, a, b)
+    {
         return TAKEN;
     }
     // Whoever has inserted a tuple with this first bucket since the look has changed the version.
     // SAFETY: a field of a map value.
     let locked =
         unsafe { atomic::compare_and_swap(&raw mut (*buckets.first).version, before, before | Bucket::LOCKED) };
-    if locked { LOCKED } else { BUSY }
+    if locked { place.first.into() } else { BUSY }
 }
 
 /// Puts an entry where the tuple belongs, whose first bucket is locked, and unlocks that. Zero if there is no room, or if
 /// the flow has ended.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_put(a: u64, b: u64, reference: u64, port: u32) -> u32 {
+extern "C" fn xnat_put(reference: u64, port: u32, locked: u32) -> u32 {
     let reference = FlowRef::from_bits(reference);
-    let Some((place, buckets)) = look(a, b) else {
+    let (Some(config), Some(flow), Some(first)) =
+        (maps::config(), FLOWS.get_ptr_mut(reference.index()), TUPLES.get_ptr_mut(locked))
+    else {
         return 0;
     };
-    let entry = Entry::new(place.tag, reference.direction(), reference.index());
+    let place = Place::of(words_of(flow, reference, port), config.seed, config.bucket_mask);
     let mut placed = false;
-    if let Some(flow) = FLOWS.get_ptr_mut(reference.index())
-        && !has_ended(flow, reference)
-    {
-        placed = put(&buckets, entry);
+    // Of a flow that has not ended by now the tuple that was read is the one whose bucket is locked.
+    if !has_ended(flow, reference) {
+        let entry = Entry::new(place.tag, reference.direction(), reference.index());
+        placed = put(&Buckets { first, second: place.second }, entry);
         if placed && port != NO_PORT {
             // SAFETY: one aligned store of two bytes; nobody can read a half of it.
             unsafe { (&raw mut (*flow).reply.dport).write_volatile(Port(port as u16)) };
         }
     }
     // SAFETY: a field of a map value. An atomic operation that fetches: it orders what comes before it for other processors.
-    unsafe { atomic::fetch_add(&raw mut (*buckets.first).version, Bucket::STEP - Bucket::LOCKED) };
+    unsafe { atomic::fetch_add(&raw mut (*first).version, Bucket::STEP - Bucket::LOCKED) };
     placed.into()
 }
 
@@ -244,18 +285,16 @@ fn has_ended(flow: *mut Flow, reference: FlowRef) -> bool {
     word(flow).generation() != reference.generation()
 }
 
-/// The live flow that an entry of the bucket leads to, and whose tuple is this one.
+/// The live flow that an entry of the bucket leads to, and whose tuple is this one: a reference, or no less than
+/// [`ENDING`].
 #[inline(always)]
 fn scan(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> u64 {
     let (seen, mut at) = (survey(bucket, tag), 0);
     while at < ENTRIES {
         if seen.has_tag(at) {
-            let entry = read(bucket, at);
-            if let Some(flow) = flow_of(entry, a, b) {
-                let word = word(flow);
-                if word.is_live() {
-                    return FlowRef::new(entry.slot(), word.generation(), entry.direction()).to_bits();
-                }
+            let flow = xnat_flow_of(read(bucket, at).0, a, b);
+            if flow < ENDING {
+                return flow;
             }
         }
         at = next(at);
@@ -263,32 +302,12 @@ fn scan(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> u64 {
     NOTHING
 }
 
-/// Whether a tuple has an entry in its first bucket, whose `version` this is, or in the second, if something has spilled
-/// into that.
-#[inline(always)]
-fn is_there(buckets: &Buckets, version: u64, tag: u32, a: u64, b: u64) -> bool {
-    if is_among(buckets.first, tag, a, b) {
-        return true;
-    }
-    if version & Bucket::SPILLED == 0 {
-        return false;
-    }
-    // Looked for anew, because the stack is short and this is seldom.
-    let Some((place, buckets)) = look(a, b) else {
-        return false;
-    };
-    match buckets.second() {
-        Some(second) => is_among(second, place.tag, a, b),
-        None => false,
-    }
-}
-
 /// Whether a bucket has an entry of this tuple.
 #[inline(always)]
 fn is_among(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> bool {
     let (seen, mut at) = (survey(bucket, tag), 0);
     while at < ENTRIES {
-        if seen.has_tag(at) && flow_of(read(bucket, at), a, b).is_some() {
+        if seen.has_tag(at) && xnat_flow_of(read(bucket, at).0, a, b) != NOTHING {
             return true;
         }
         at = next(at);
@@ -296,18 +315,32 @@ fn is_among(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> bool {
     false
 }
 
-/// The record of an entry, if it has this tuple.
-#[inline(always)]
-fn flow_of(entry: Entry, a: u64, b: u64) -> Option<*mut Flow> {
-    let flow = FLOWS.get_ptr_mut(entry.slot())?;
+/// The flow of an entry, if it has this tuple: a reference, [`ENDING`] or [`NOTHING`].
+///
+/// A global function, because the verifier would follow all its ways for each of a bucket's entries. Nearly always it is
+/// asked of the entry that is looked for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_flow_of(entry: u64, a: u64, b: u64) -> u64 {
+    let entry = Entry(entry);
+    let Some(flow) = FLOWS.get_ptr_mut(entry.slot()) else {
+        return NOTHING;
+    };
     // The tuple by its place, without a branch for each direction; what else there is of the key only if it is the same.
     // SAFETY: a map value, which has one tuple behind the other. Of a record that is being filled anew no entry leads here
     // any more.
     let tuple = unsafe { *(&raw const (*flow).original).add(entry.direction_bit()) };
     if tuple.words() != [a, b & PORTS] || entry.admits() {
-        return None;
+        return NOTHING;
     }
     // SAFETY: as above.
     let [_, rest] = unsafe { (*flow).key(entry.direction()) }.words();
-    (rest == b).then_some(flow)
+    if rest != b {
+        return NOTHING;
+    }
+    let word = word(flow);
+    if !word.is_live() {
+        return ENDING;
+    }
+    FlowRef::new(entry.slot(), word.generation(), entry.direction()).to_bits()
 }

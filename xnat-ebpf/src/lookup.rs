@@ -33,8 +33,7 @@ impl Found {
     /// The same flow as packets of `direction` find it.
     #[inline(always)]
     pub fn in_direction(&self, direction: Direction) -> Self {
-        let reference = FlowRef::new(self.reference.index(), self.reference.generation(), direction);
-        Self { flow: self.flow, reference }
+        Self { flow: self.flow, reference: self.reference.in_direction(direction) }
     }
 
     /// The state, read anew.

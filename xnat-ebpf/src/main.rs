@@ -34,6 +34,7 @@ mod mapping;
 mod maps;
 mod message;
 mod open;
+mod opener;
 mod options;
 mod parse;
 mod port;

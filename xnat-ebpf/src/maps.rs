@@ -17,6 +17,7 @@ use xnat_common::{Addr, Flow, FlowKey, Port, Ticks};
 
 use crate::atomic;
 use crate::claim::Opening;
+use crate::opener::Opener;
 
 /// Flows of the table unless user space asks for another number.
 const FLOWS_DEFAULT: usize = 262_144;
@@ -85,6 +86,8 @@ pub static WATCH: Array<Watch, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 pub static HOPS: Array<Hop, { Hop::SLOTS as usize }> = Array::new();
 #[btf_map]
 pub static ROUTES: PerCpuArray<Route, { Route::SLOTS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static OPENERS: Array<u32, { Opener::SLOTS as usize }> = Array::new();
 #[btf_map]
 pub static STATIONS: LruHashMap<StationKey, Station, 16_384> = LruHashMap::new();
 #[btf_map]

@@ -230,23 +230,5 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
 /// Takes the reply tuple with the port if no flow has it: the insertion is the reservation.
 #[inline(always)]
 pub fn reserve(found: &Found, port: Port) -> bool {
-    xnat_reserve(found.reference.to_bits(), port.0.into()) != 0
-}
-
-/// As [`reserve`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_reserve(reference: u64, port: u32) -> u32 {
-    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
-        return 0;
-    };
-    let port = Port(port as u16);
-    let mut key = found.flow().key(Direction::Reply);
-    key.tuple.dport = port;
-    // Whoever hairpins to itself cannot have one tuple for both directions.
-    if key == found.flow().key(Direction::Original) {
-        return 0;
-    }
-    let backward = found.in_direction(Direction::Reply).reference;
-    u32::from(index::insert_port(&key, backward, port))
+    index::insert_port(found.in_direction(Direction::Reply).reference, port)
 }
