@@ -85,7 +85,6 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn is_steady(&self, direction: Direction, side: Side) -> bool {
-        const PASSING: u32 = State::ANNOUNCED | State::CROSSED | State::DOOMED | State::MOVING | State::HELD;
         const ANSWERED: u32 = State::REPLIED | State::CONFIRMED;
         /// Bits of the kinds that there is nothing else to.
         const KINDS: u32 = 1 << Kind::Outside as u32
@@ -104,9 +103,28 @@ impl Flow {
         let set = if self.kind == Kind::Peer as u8 { set | State::CONFIRMED } else { set };
         let set = if self.kind == Kind::Mapped as u8 { set | State::REPLIED | State::MAPPED } else { set };
         let of_kind = self.kind < 32 && 1 << self.kind & KINDS != 0;
+        of_kind && self.comes_from(direction, side) && self.state & (set | seen | State::PASSING) == set
+    }
+
+    /// Whether a TCP segment of `direction`, seen on `side`, changes nothing of the flow but what a steady one does and the
+    /// state of the connection, and leaves by way of the other side: of the flows that containers open to the outside, which
+    /// nobody else keeps a record of.
+    ///
+    /// That is said of segments with ACK and without RST. It is no matter whether they are plausible.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_turn(&self, direction: Direction, side: Side) -> bool {
+        self.kind == Kind::Outside as u8
+            && self.proto == proto::TCP
+            && self.comes_from(direction, side)
+            && self.state & State::PASSING == 0
+    }
+
+    /// Whether packets of `direction` that go from one side to the other are seen on `side` first.
+    #[inline(always)]
+    const fn comes_from(&self, direction: Direction, side: Side) -> bool {
         let opens_outward = self.kind < Kind::Inbound as u8;
-        let expected = (opens_outward == original) == matches!(side, Side::Inside);
-        of_kind && expected && self.state & (set | seen | PASSING) == set
+        (opens_outward == matches!(direction, Direction::Original)) == matches!(side, Side::Inside)
     }
 
     /// Packets translated in `direction`.
@@ -447,6 +465,9 @@ impl State {
 
     /// The flow lets its remote address in by an entry of its own in the index.
     pub const REMOTE_INDEXED: u32 = 1 << 23;
+
+    /// What is being decided about the flow, or about to happen to it.
+    const PASSING: u32 = Self::ANNOUNCED | Self::CROSSED | Self::DOOMED | Self::MOVING | Self::HELD;
 
     /// What belongs to the flow rather than to the connection on it: it stays when the connection is another.
     pub const OF_THE_FLOW: u32 = Self::ANNOUNCED

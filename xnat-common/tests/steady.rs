@@ -151,3 +151,25 @@ fn changes_nothing(flow: &Flow, kind: Kind, direction: Direction, side: Side) {
     assert_eq!(Kind::side(flow.kind, direction), side);
     assert_ne!(Kind::side(flow.kind, direction.opposite()), side, "it leaves by way of the other side");
 }
+
+#[test]
+fn only_connections_that_containers_open_to_the_outside_turn() {
+    let turning =
+        |flow: &Flow| [Original, Reply].map(|direction| flow.may_turn(direction, Kind::side(flow.kind, direction)));
+    for kind in KINDS {
+        for proto in [proto::TCP, proto::UDP, proto::ICMP, proto::SCTP] {
+            let flow = settled(kind, proto);
+            let expected = kind == Kind::Outside && proto == proto::TCP;
+            assert_eq!(turning(&flow), [expected; 2], "{kind:?}, protocol {proto}");
+        }
+    }
+    for number in 0..=u8::MAX {
+        let state = State(State::PUBLISHED).with_tcp(Tcp::from_u8(number));
+        let flow = flow(Kind::Outside, proto::TCP, state);
+        assert_eq!(turning(&flow), [true; 2], "{state:?}");
+        assert!(!flow.may_turn(Original, Side::Wire) && !flow.may_turn(Reply, Side::Inside), "as a hairpin would");
+        for bit in [State::ANNOUNCED, State::CROSSED, State::DOOMED, State::MOVING, State::HELD] {
+            assert_eq!(turning(&Flow { state: state.0 | bit, ..flow }), [false; 2], "{state:?}, {bit:#x}");
+        }
+    }
+}

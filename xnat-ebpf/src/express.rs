@@ -5,6 +5,9 @@
 //! headers and a redirect are all. Nothing of the packet has been changed when it leaves the lane for the
 //! long way, and of the flow nothing that the long way would not change in the same manner.
 //!
+//! Where there is nothing to a flow but its connection, as toward the outside, segments that begin and end that take the
+//! lane as well: it is a step more.
+//!
 //! Plain packets that open a flow go on in `express_open`.
 
 use aya_ebpf::bindings::__sk_buff;
@@ -13,7 +16,7 @@ use xnat_common::checksum::{self, sum32};
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::hop::Watch;
-use xnat_common::packet::{ethernet, ipv4, proto, tcp_header, udp_header};
+use xnat_common::packet::{Headers, ethernet, ipv4, proto, tcp_header, udp_header};
 use xnat_common::tcp::flags;
 use xnat_common::translate::Translation;
 use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
@@ -121,7 +124,8 @@ pub fn enter(skb: Skb) -> Option<(&'static Config, Plain)> {
 #[inline(always)]
 fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Found) -> Option<Verdict> {
     let side = if OUT { Side::Inside } else { Side::Wire };
-    if !found.flow().is_steady(found.direction(), side) {
+    let steady = !plain.turns && found.flow().is_steady(found.direction(), side);
+    if !steady && (plain.proto != proto::TCP || !found.flow().may_turn(found.direction(), side)) {
         return None;
     }
     let (watch, now) = (WATCH.get(0)?, maps::now());
@@ -132,11 +136,17 @@ fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Fou
     if plain.wire_len(skb) > way.mtu.into() || !may_live(config, found, now) {
         return None;
     }
-    // Only what is known to be a packet of the flow keeps it alive.
-    if plain.proto == proto::TCP && !is_plausible(skb, plain, found) || !found.refresh(now) {
-        return None;
+    if !steady {
+        if !account::account(skb, found.reference, &plain.headers(), now) {
+            return Some(Verdict::drop(Counter::FlowBusy));
+        }
+    } else {
+        // Only what is known to be a packet of the flow keeps it alive.
+        if plain.proto == proto::TCP && !is_plausible(skb, plain, found) || !found.refresh(now) {
+            return None;
+        }
+        account::count(found, plain.total_len.into());
     }
-    account::count(found, plain.total_len.into());
     if let Err(drop) = translate::<OUT>(skb, plain, found) {
         return Some(drop);
     }
@@ -176,8 +186,12 @@ pub struct Plain {
     pub proto: u8,
     /// Length of the transport header.
     header: u8,
+    /// Of a TCP segment.
+    flags: u8,
     /// A TCP segment that opens a connection.
     pub syn: bool,
+    /// One that answers an opening, or ends a direction.
+    turns: bool,
 }
 
 impl Plain {
@@ -199,7 +213,9 @@ impl Plain {
                 total_len: u16::from_be(ip.add(ipv4::TOTAL_LEN).cast::<u16>().read()),
                 proto: *ip.add(ipv4::PROTO),
                 header: udp_header::LEN as u8,
+                flags: 0,
                 syn: false,
+                turns: false,
             };
             (plain, ip.add(ipv4::FRAGMENT).cast::<u16>().read(), *ip.add(ipv4::TTL))
         };
@@ -214,17 +230,32 @@ impl Plain {
         }
     }
 
-    /// The same of a TCP segment that ends nothing, and answers no opening.
+    /// The same of a TCP segment that opens a connection, or is of one.
     #[inline(always)]
     fn tcp(self, skb: Skb) -> Option<Self> {
         const MEANT: u8 = flags::SYN | flags::FIN | flags::RST | flags::ACK;
+        const OF_ONE: u8 = flags::RST | flags::ACK;
         let tcp = skb.at::<[u8; tcp_header::LEN]>(TRANSPORT)?.cast::<u8>();
         // SAFETY: the whole header is in bounds.
         let (offset, flags) = unsafe { (*tcp.add(tcp_header::DATA_OFFSET), *tcp.add(tcp_header::FLAGS)) };
         let header = (offset >> 4) << 2;
         let fits = usize::from(header) >= tcp_header::LEN && ipv4::LEN as u16 + u16::from(header) <= self.total_len;
         let syn = flags & MEANT == flags::SYN;
-        (fits && (syn || flags & MEANT == flags::ACK)).then_some(Self { header, syn, ..self })
+        let turns = flags & (flags::SYN | flags::FIN) != 0;
+        (fits && (syn || flags & OF_ONE == flags::ACK)).then_some(Self { header, flags, syn, turns, ..self })
+    }
+
+    /// As the long way has them.
+    #[inline(always)]
+    pub fn headers(&self) -> Headers {
+        Headers {
+            tuple: self.tuple,
+            proto: self.proto,
+            flags: self.flags,
+            ip_len: ipv4::LEN as u8,
+            total_len: self.total_len,
+            ..Headers::default()
+        }
     }
 
     /// The length of the longest IP packet that will leave: of a segment, if the packet will be cut into such.

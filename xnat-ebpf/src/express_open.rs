@@ -6,8 +6,6 @@ use aya_ebpf::bindings::__sk_buff;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
-use xnat_common::packet::{Headers, ipv4};
-use xnat_common::tcp::flags;
 use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, Tuple};
 
 use crate::claim::{self, Opening};
@@ -106,7 +104,7 @@ fn first(skb: Skb, reference: FlowRef, now: Ticks) -> Option<Verdict> {
     let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
     hop::set_name(&found, Direction::Original, route.out);
     hop::set_name(&found, Direction::Reply, route.back);
-    if !account::account(skb, reference, &headers(&plain), now) {
+    if !account::account(skb, reference, &plain.headers(), now) {
         return Some(Verdict::drop(Counter::FlowBusy));
     }
     if let Err(drop) = express::translate::<true>(skb, &plain, &found) {
@@ -127,18 +125,5 @@ extern "C" fn xnat_express_refuse(skb: *mut __sk_buff, now: u32) -> u64 {
     let (Some((_, plain)), Ok(opening)) = (express::enter(skb), Opening::noted()) else {
         return LONG_WAY;
     };
-    refuse::tell(skb, &headers(&plain), opening.inside, Ticks(now)).map_or(LONG_WAY, Verdict::to_bits)
-}
-
-/// The headers of a plain packet that opens a flow.
-#[inline(always)]
-fn headers(plain: &Plain) -> Headers {
-    Headers {
-        tuple: plain.tuple,
-        proto: plain.proto,
-        flags: if plain.syn { flags::SYN } else { 0 },
-        ip_len: ipv4::LEN as u8,
-        total_len: plain.total_len,
-        ..Headers::default()
-    }
+    refuse::tell(skb, &plain.headers(), opening.inside, Ticks(now)).map_or(LONG_WAY, Verdict::to_bits)
 }

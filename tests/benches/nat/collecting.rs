@@ -3,9 +3,9 @@
 //! The daemon is bound to one processor. Another sends a packet every 100 µs, which receive packet steering hands to the
 //! first as a network card would: by an interrupt, after which the packet is forwarded at once unless something keeps that
 //! processor from it. The time from sending until the packet is behind the uplink is taken, and the part of it from the
-//! interrupt until the kernel gets to the packet: the rest is not collection's, but of the sender, of the interrupt's way and
-//! of a virtual machine that is not run for a while. So that it shows what any busy processor does to packets, the same is
-//! measured while a program does nothing there but count.
+//! interrupt until the kernel gets to the packet, unless the processor was idle: the rest is not collection's, but of the
+//! sender, of the interrupt's way and of a virtual machine that is not run for a while. So that it shows what any busy
+//! processor does to packets, the same is measured while a program does nothing there but count.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

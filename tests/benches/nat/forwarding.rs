@@ -12,6 +12,8 @@ use crate::traffic::{self, Direction, Protocol, Send};
 
 /// The number of flows at which the bridge's call into netfilter is switched off for once.
 const WITHOUT_NETFILTER: u32 = 1024;
+/// A round is at most so many runs.
+const SLICES: u32 = 8;
 
 /// Steps of progress: one a run of the generator, in eighths for runs as short as an opening.
 pub fn steps(plan: &Plan) -> u64 {
@@ -111,24 +113,37 @@ impl Runs<'_> {
         let mut scenario = Scenario::new(id, title, "ns", candidates);
         // Each flow is met before the clock starts, or with very many of them at least most of what they share.
         let warm_up = self.flows.clamp(10_000, 200_000).min(self.plan.packets);
+        // What else the machine does changes within a second, so a round is several shorter runs of each candidate, in turn.
+        let slices = (self.plan.packets / (2 * warm_up)).clamp(1, SLICES);
+        let packets = self.plan.packets / slices;
         for _ in 0..self.plan.rounds {
-            for setup in setups {
-                progress.doing(format!("{}: {}", scenario.title, setup.candidate.name()))?;
-                let send = Send {
-                    packet: traffic::established(self.protocol, self.direction),
-                    direction: self.direction,
-                    at_random: true,
-                    flows: self.flows,
-                    warm_up,
-                    packets: warm_up + self.plan.packets,
-                    ..Send::default()
-                };
-                let outcome = match self.broken.iter().find(|(candidate, _)| *candidate == setup.candidate) {
-                    Some((_, error)) => Err(error.clone()),
-                    None => send.run(kernel, setup),
-                };
-                scenario.add(setup.candidate, outcome);
-                progress.done(1);
+            let mut sums: Vec<Result<f64, String>> = vec![Ok(0.0); setups.len()];
+            for slice in 1..=slices {
+                for (setup, sum) in setups.iter().zip(&mut sums) {
+                    progress.doing(format!("{}: {}", scenario.title, setup.candidate.name()))?;
+                    let send = Send {
+                        packet: traffic::established(self.protocol, self.direction),
+                        direction: self.direction,
+                        at_random: true,
+                        flows: self.flows,
+                        warm_up,
+                        packets: warm_up + packets,
+                        ..Send::default()
+                    };
+                    let outcome = match self.broken.iter().find(|(candidate, _)| *candidate == setup.candidate) {
+                        Some((_, error)) => Err(error.clone()),
+                        None => send.run(kernel, setup),
+                    };
+                    if let Ok(before) = sum {
+                        *sum = outcome.map(|figure| *before + figure);
+                    }
+                    if slice == slices {
+                        progress.done(1);
+                    }
+                }
+            }
+            for (setup, sum) in setups.iter().zip(sums) {
+                scenario.add(setup.candidate, sum.map(|sum| sum / f64::from(slices)));
             }
         }
         Ok(scenario)

@@ -20,10 +20,16 @@ use crate::sample::{Measured, Scenario};
 
 /// iperf3's usual port.
 const IPERF: u16 = 5201;
+/// A round of a program is so many runs.
+const SLICES: u32 = 4;
+/// A round of iperf3 is so many.
+const TRANSFERS: u32 = 2;
+/// The shortest that it can be told to take.
+const TRANSFER: Duration = Duration::from_secs(1);
 
 /// Steps of progress.
 pub fn steps(plan: &Plan) -> u64 {
-    (plan.program_rounds * plan.candidates.len() * (Kind::ALL.len() + 1)) as u64
+    (plan.program_rounds * plan.candidates.len() * (Kind::ALL.len() + TRANSFERS as usize)) as u64
 }
 
 /// Where the server is, as the container sees it and as it is.
@@ -43,19 +49,15 @@ pub fn measure(plan: &Plan, setups: &[Setup], progress: &Progress, measured: &mu
             (percent, new(&format!("{name}/p{percent}"), &format!("{title}, latency, {percent}th percentile"), "µs"))
         });
         for _ in 0..plan.program_rounds {
-            for setup in setups {
-                progress.doing(format!("{title}: {}", setup.candidate.name()))?;
-                let busy = processor::busy();
-                let outcome = measure_trips(setup, kind, plan.program_time);
-                let busy = processor::busy().saturating_sub(busy);
-                let of_each = |trips: &Trips| busy.as_secs_f64() * 1e6 / trips.all() as f64;
-                rate.add(setup.candidate, outcome.as_ref().map(Trips::rate).map_err(Clone::clone));
+            for (setup, outcome) in setups.iter().zip(in_slices(plan, setups, kind, progress)?) {
+                let rates = outcome.as_ref().map(|(trips, _)| trips.rate());
+                rate.add(setup.candidate, rates.map_err(Clone::clone));
+                let of_each = |(trips, busy): &(Trips, Duration)| busy.as_secs_f64() * 1e6 / trips.all() as f64;
                 cost.add(setup.candidate, outcome.as_ref().map(of_each).map_err(Clone::clone));
                 for (percent, scenario) in &mut latency {
-                    let figure = outcome.as_ref().map(|trips| trips.percentile(*percent)).map_err(Clone::clone);
+                    let figure = outcome.as_ref().map(|(trips, _)| trips.percentile(*percent)).map_err(Clone::clone);
                     scenario.add(setup.candidate, figure);
                 }
-                progress.done(1);
             }
         }
         measured.scenarios.extend([rate, cost].into_iter().chain(latency.map(|(_, scenario)| scenario)));
@@ -63,20 +65,77 @@ pub fn measure(plan: &Plan, setups: &[Setup], progress: &Progress, measured: &mu
     let mut rate = new("iperf3", "iperf3, TCP", "Gbit/s");
     let mut cost = new("iperf3/processor", "iperf3, TCP, processor time of a gigabyte", "ms");
     for _ in 0..plan.program_rounds {
-        for setup in setups {
-            progress.doing(format!("iperf3: {}", setup.candidate.name()))?;
-            let outcome = iperf3(setup, plan.program_time.max(Duration::from_secs(1)));
-            rate.add(setup.candidate, outcome.as_ref().map(|outcome| outcome.0).map_err(Clone::clone));
-            cost.add(setup.candidate, outcome.map(|outcome| outcome.1));
-            progress.done(1);
+        let mut sums: Vec<Result<Transfer, String>> = vec![Ok(Transfer::default()); setups.len()];
+        for _ in 0..TRANSFERS {
+            for (setup, sum) in setups.iter().zip(&mut sums) {
+                progress.doing(format!("iperf3: {}", setup.candidate.name()))?;
+                if let Ok(before) = sum {
+                    *sum = iperf3(setup, TRANSFER).map(|transfer| before.and(&transfer));
+                }
+                progress.done(1);
+            }
+        }
+        for (setup, sum) in setups.iter().zip(sums) {
+            rate.add(setup.candidate, sum.as_ref().map(Transfer::rate).map_err(Clone::clone));
+            cost.add(setup.candidate, sum.as_ref().map(Transfer::cost).map_err(Clone::clone));
         }
     }
     measured.scenarios.extend([rate, cost]);
     Ok(())
 }
 
-/// Gigabits a second, and milliseconds of the processor a gigabyte.
-fn iperf3(setup: &Setup, time: Duration) -> Result<(f64, f64), String> {
+/// A round of one program: each candidate is measured several times for a short while, in turn, because what else the machine
+/// does changes within a second. The trips of each, and the time for which the processor was busy.
+fn in_slices(
+    plan: &Plan,
+    setups: &[Setup],
+    kind: Kind,
+    progress: &Progress,
+) -> Result<Vec<Result<(Trips, Duration), String>>> {
+    let mut sums: Vec<_> = setups.iter().map(|_| Ok((Trips::none(), Duration::ZERO))).collect();
+    for slice in 1..=SLICES {
+        for (setup, sum) in setups.iter().zip(&mut sums) {
+            progress.doing(format!("{}: {}", kind.title(), setup.candidate.name()))?;
+            let before = processor::busy();
+            let outcome = measure_trips(setup, kind, plan.program_time / SLICES);
+            let busy = processor::busy().saturating_sub(before);
+            let so_far = std::mem::replace(sum, Err(String::new()));
+            *sum = so_far.and_then(|(trips, so_far)| Ok((trips.and(outcome?), so_far + busy)));
+            if slice == SLICES {
+                progress.done(1);
+            }
+        }
+    }
+    Ok(sums)
+}
+
+/// What iperf3 has transferred.
+#[derive(Clone, Default)]
+struct Transfer {
+    octets: f64,
+    seconds: f64,
+    /// For which the processor was busy.
+    busy: Duration,
+}
+
+impl Transfer {
+    fn and(&self, other: &Self) -> Self {
+        let (octets, seconds) = (self.octets + other.octets, self.seconds + other.seconds);
+        Self { octets, seconds, busy: self.busy + other.busy }
+    }
+
+    /// Gigabits a second.
+    fn rate(&self) -> f64 {
+        self.octets * 8.0 / self.seconds / 1e9
+    }
+
+    /// Milliseconds of the processor a gigabyte.
+    fn cost(&self) -> f64 {
+        self.busy.as_secs_f64() * 1e3 / (self.octets / 1e9)
+    }
+}
+
+fn iperf3(setup: &Setup, time: Duration) -> Result<Transfer, String> {
     let (to, at) = server(setup.candidate);
     let processor = processor::number().to_string();
     let mut command = setup.rig.wire.command("taskset");
@@ -92,8 +151,8 @@ fn iperf3(setup: &Setup, time: Duration) -> Result<(f64, f64), String> {
     let report: serde_json::Value =
         serde_json::from_str(&finished.stdout).map_err(|error| format!("iperf3: {error}"))?;
     let received = &report["end"]["sum_received"];
-    match (received["bits_per_second"].as_f64(), received["bytes"].as_f64()) {
-        (Some(bits), Some(bytes)) if bytes > 0.0 => Ok((bits / 1e9, busy.as_secs_f64() * 1e3 / (bytes / 1e9))),
+    match (received["seconds"].as_f64(), received["bytes"].as_f64()) {
+        (Some(seconds), Some(octets)) if octets > 0.0 => Ok(Transfer { octets, seconds, busy }),
         _ => Err(format!("iperf3: {}", report["error"].as_str().unwrap_or("nothing arrived"))),
     }
 }

@@ -54,6 +54,18 @@ pub struct Trips {
 }
 
 impl Trips {
+    /// None yet.
+    pub const fn none() -> Self {
+        Self { nanoseconds: Vec::new(), time: Duration::ZERO, before: 0 }
+    }
+
+    /// These and those of another run.
+    pub fn and(mut self, other: Self) -> Self {
+        self.nanoseconds.extend(other.nanoseconds);
+        self.nanoseconds.sort_unstable();
+        Self { nanoseconds: self.nanoseconds, time: self.time + other.time, before: self.before + other.before }
+    }
+
     /// How many, with those before the clock started.
     pub fn all(&self) -> usize {
         self.before + self.nanoseconds.len()
@@ -191,7 +203,7 @@ fn repeat(time: Duration, mut what: impl FnMut() -> io::Result<()>) -> io::Resul
         what()?;
         before_the_clock += 1;
     }
-    let mut nanoseconds = Vec::with_capacity(200_000);
+    let mut nanoseconds = Vec::with_capacity(50_000);
     let start = Instant::now();
     let mut before = start;
     while before - start < time {

@@ -4,6 +4,7 @@ mod checksums;
 mod hops;
 mod leaves;
 mod openings;
+mod turns;
 mod wire;
 
 use xnat_common::flow::State;

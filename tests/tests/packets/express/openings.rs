@@ -31,7 +31,7 @@ fn opening(proto: u8, port: u16, server: End) -> Packet {
 }
 
 /// A world in which openings to the server take the lane.
-fn learnt(world: &mut World, proto: u8) {
+pub(super) fn learnt(world: &mut World, proto: u8) {
     stay_on_this_processor();
     world.reset();
     world.open_lane();
