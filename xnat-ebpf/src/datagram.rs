@@ -131,9 +131,12 @@ fn make(key: &DatagramKey, now: Ticks) -> Option<Handle> {
         (*datagram).wire_id = 0;
         (*datagram).has_flow = 0;
         let bitmap = (&raw mut (*datagram).bitmap).cast::<u64>();
-        for word in 0..WORDS as usize {
-            // Volatile, so that this does not become a call of memset, which there is none of.
-            bitmap.add(word).write_volatile(0);
+        // Eight at a time, because the verifier walks through every turn.
+        for eight in 0..WORDS as usize / 8 {
+            for word in 0..8 {
+                // Volatile, so that this does not become a call of memset, which there is none of.
+                bitmap.add(eight * 8 + word).write_volatile(0);
+            }
         }
     }
     let handle = Handle::new(search.slot, search.generation);
