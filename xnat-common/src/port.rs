@@ -3,7 +3,7 @@
 use crate::Port;
 use crate::packet::proto;
 
-/// How many ports are tried at random before the rest is gone through one by one.
+/// How many ports are tried at random, each with those beside it, before the rest is gone through one by one.
 pub const RANDOM_ATTEMPTS: u32 = 64;
 
 /// The first port of the unprivileged class.

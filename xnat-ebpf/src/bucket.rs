@@ -92,7 +92,7 @@ pub fn next(mut at: usize) -> usize {
 
 /// One if `number`, of no more than 32 bits, is zero, else zero.
 #[inline(always)]
-fn is_zero(mut number: u64) -> u64 {
+pub fn is_zero(mut number: u64) -> u64 {
     // SAFETY: nothing but the number changes. In assembly, because the compiler would make a branch of it.
     unsafe { asm!("{0} += -1", "{0} >>= 63", inout(reg) number) };
     number

@@ -81,7 +81,16 @@ pub fn of_port(protocol: u8, port: Port) -> Option<*mut Mapping> {
 /// Who has a port.
 #[inline(always)]
 pub fn owner_of(protocol: u8, port: Port) -> Owner {
-    match of_port(protocol, port) {
+    match Class::of(protocol) {
+        Some(class) => owner_at(mapping::index(class, port)),
+        None => Owner::NONE,
+    }
+}
+
+/// Who has the port with this number in `PORTS`.
+#[inline(always)]
+pub fn owner_at(index: u32) -> Owner {
+    match PORTS.get_ptr(index) {
         // SAFETY: a value of an array.
         Some(mapping) => unsafe { (&raw const (*mapping).owner).read_volatile() },
         None => Owner::NONE,

@@ -37,6 +37,8 @@ pub struct Plan {
     pub program_rounds: usize,
     /// How long each runs.
     pub program_time: Duration,
+    /// How many runs of iperf3 a round is.
+    pub transfers: u32,
     /// How many flows are counted, dumped and collected.
     pub many: u32,
     /// After how many seconds they are idle: longer than it takes to open them.
@@ -60,9 +62,10 @@ impl Plan {
                 candidates,
                 rounds: rounds.unwrap_or(2),
                 stages: vec![1, 100_000],
-                packets: 60_000,
+                packets: 40_000,
                 program_rounds: rounds.unwrap_or(2),
-                program_time: Duration::from_millis(250),
+                program_time: Duration::from_millis(200),
+                transfers: 1,
                 many: 100_000,
                 flow_idle: 3,
                 starts: 3,
@@ -79,6 +82,7 @@ impl Plan {
                 packets: 400_000,
                 program_rounds: rounds.unwrap_or(7),
                 program_time: seconds(1),
+                transfers: 2,
                 many: 1_000_000,
                 flow_idle: 10,
                 starts: 5,

@@ -22,14 +22,12 @@ use crate::sample::{Measured, Scenario};
 const IPERF: u16 = 5201;
 /// A round of a program is so many runs.
 const SLICES: u32 = 4;
-/// A round of iperf3 is so many.
-const TRANSFERS: u32 = 2;
-/// The shortest that it can be told to take.
+/// The shortest that iperf3 can be told to take.
 const TRANSFER: Duration = Duration::from_secs(1);
 
 /// Steps of progress.
 pub fn steps(plan: &Plan) -> u64 {
-    (plan.program_rounds * plan.candidates.len() * (Kind::ALL.len() + TRANSFERS as usize)) as u64
+    (plan.program_rounds * plan.candidates.len() * (Kind::ALL.len() + plan.transfers as usize)) as u64
 }
 
 /// Where the server is, as the container sees it and as it is.
@@ -66,7 +64,7 @@ pub fn measure(plan: &Plan, setups: &[Setup], progress: &Progress, measured: &mu
     let mut cost = new("iperf3/processor", "iperf3, TCP, processor time of a gigabyte", "ms");
     for _ in 0..plan.program_rounds {
         let mut sums: Vec<Result<Transfer, String>> = vec![Ok(Transfer::default()); setups.len()];
-        for _ in 0..TRANSFERS {
+        for _ in 0..plan.transfers {
             for (setup, sum) in setups.iter().zip(&mut sums) {
                 progress.doing(format!("iperf3: {}", setup.candidate.name()))?;
                 if let Ok(before) = sum {
