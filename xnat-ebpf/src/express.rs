@@ -87,27 +87,23 @@ fn lane<const OUT: bool>(skb: Skb) -> u64 {
     let key = FlowKey::new(plain.tuple, plain.proto, side);
     // A segment without SYN opens nothing here.
     let opener = if OUT && plain.proto == proto::UDP { Opener::of(skb.ifindex()) } else { None };
-    let foreseen = opener.is_some_and(|it| it.opens());
+    let foreseen = opener.is_some_and(Opener::opens);
     if foreseen {
         express_open::prefetch(config, &plain, &key);
     }
-    match lookup::find_fast(config, &key) {
-        Some(found) => {
-            if let (Some(opener), true) = (opener, foreseen) {
-                opener.note(false);
-            }
-            onward::<OUT>(skb, config, &plain, &found).map_or(LONG_WAY, Verdict::to_bits)
+    if let Some(found) = lookup::find_fast(config, &key) {
+        if let (Some(opener), true) = (opener, foreseen) {
+            opener.note(false);
         }
-        None => {
-            let Some(opener) = opener else {
-                return LONG_WAY;
-            };
-            if !foreseen {
-                opener.note(true);
-            }
-            OPENS
-        }
+        return onward::<OUT>(skb, config, &plain, &found).map_or(LONG_WAY, Verdict::to_bits);
     }
+    let Some(opener) = opener else {
+        return LONG_WAY;
+    };
+    if !foreseen {
+        opener.note(true);
+    }
+    OPENS
 }
 
 /// A plain packet, where the lane is open.
@@ -136,16 +132,14 @@ fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Fou
     if plain.wire_len(skb) > way.mtu.into() || !may_live(config, found, now) {
         return None;
     }
-    if !steady {
-        if !account::account(skb, found.reference, &plain.headers(), now) {
-            return Some(Verdict::drop(Counter::FlowBusy));
-        }
-    } else {
+    if steady {
         // Only what is known to be a packet of the flow keeps it alive.
         if plain.proto == proto::TCP && !is_plausible(skb, plain, found) || !found.refresh(now) {
             return None;
         }
         account::count(found, plain.total_len.into());
+    } else if !account::account(skb, found.reference, &plain.headers(), now) {
+        return Some(Verdict::drop(Counter::FlowBusy));
     }
     if let Err(drop) = translate::<OUT>(skb, plain, found) {
         return Some(drop);
