@@ -98,7 +98,7 @@ pub const fn slots(max_flows: u32) -> u32 {
 /// The two slots in which the record of a flow with such a tuple lies if one of them was free: its homes, among `slots`.
 ///
 /// They depend on the other end and on the port at this end. So a flow that has kept its port is at home for packets of both
-/// directions, which find it there without the index.
+/// directions, which find it there without the index; in the second home only where many are.
 #[inline(always)]
 #[must_use]
 pub const fn homes([a, b]: [u64; 2], seed: u64, slots: u32) -> [u32; 2] {

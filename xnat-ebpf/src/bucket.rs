@@ -90,7 +90,7 @@ pub fn next(mut at: usize) -> usize {
     at
 }
 
-/// One if `number`, of no more than 32 bits, is zero, else zero.
+/// One if `number`, of no more than 63 bits, is zero, else zero.
 #[inline(always)]
 pub fn is_zero(mut number: u64) -> u64 {
     // SAFETY: nothing but the number changes. In assembly, because the compiler would make a branch of it.

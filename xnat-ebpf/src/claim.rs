@@ -89,9 +89,13 @@ extern "C" fn xnat_take_slot(now: u32) -> u32 {
     let (Some(config), Some(opening)) = (maps::config(), OPENING.get(0)) else {
         return NO_SLOT;
     };
-    collect::step(config, Ticks(now));
-    // Before anything has been taken that would have to be given back.
-    if full::is_hopeless(config, opening, Ticks(now)) {
+    // Before anything has been taken that would have to be given back. While no daemon runs, what is refused pays for
+    // collection all the same, because nothing else may come that does.
+    let is_hopeless = full::is_hopeless(config, opening, Ticks(now));
+    if !collect::is_done_by_daemon(Ticks(now)) || !is_hopeless && collect::is_urgent(config, Ticks(now)) {
+        collect::step(Ticks(now));
+    }
+    if is_hopeless {
         return NO_PORT;
     }
     let mut index = take_slot(config, opening);

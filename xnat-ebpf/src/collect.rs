@@ -1,7 +1,8 @@
 //! Collection: a clock hand over the slots.
 //!
 //! It depends neither on the daemon nor on timers. The daemon, while it runs, passes the table in slices, through the
-//! `xnat_collect` program; without it, and in a crowded table, packets that open flows move a hand of their own a little.
+//! `xnat_collect` program; without it, and when records or ports run short, packets that open flows move a hand of their own
+//! a little.
 
 use core::ffi::c_void;
 
@@ -21,6 +22,8 @@ use crate::{claim, hold, index, mapping};
 const STEPS_AN_OPENING: u32 = 4;
 /// A table is crowded in which less than one record in so many is left.
 const CROWDED: u32 = 8;
+/// For so long ports run short after a search has found none.
+const LATELY: Ticks = Ticks::from_secs(1);
 /// What [`xnat_visit`] returns of a slot whose flow has ended; otherwise it is the time that the flow has left.
 const ENDED: u32 = 0;
 /// The time that is left where there is no flow.
@@ -113,28 +116,46 @@ extern "C" fn xnat_visit(index: u32, now: u32) -> u32 {
     1
 }
 
-/// Moves the hand by the few slots that an opening packet pays for, if nobody else collects or records may run short.
+/// Whether a daemon collects, in its own time.
 #[inline(always)]
-pub fn step(config: &Config, now: Ticks) {
-    let is_crowded = maps::flows_live() >= u64::from(config.max_flows - config.max_flows / CROWDED);
-    if !is_crowded && WATCH.get(0).is_some_and(|watch| watch.is_watched(now)) {
-        return;
-    }
-    let Some(cursors) = CURSORS.get_ptr_mut(0) else {
-        return;
+pub fn is_done_by_daemon(now: Ticks) -> bool {
+    WATCH.get(0).is_some_and(|watch| watch.is_watched(now))
+}
+
+/// Whether records or ports run short, so that there is no time to be lost.
+#[inline(always)]
+pub fn is_urgent(config: &Config, now: Ticks) -> bool {
+    maps::flows_live() >= u64::from(config.max_flows - config.max_flows / CROWDED) || maps::was_full_within(LATELY, now)
+}
+
+/// Moves the hand by the few slots that an opening packet pays for.
+#[inline(always)]
+pub fn step(now: Ticks) {
+    xnat_step(now.0);
+}
+
+/// As [`step`].
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_step(now: u32) -> u32 {
+    let (Some(config), Some(cursors)) = (maps::config(), CURSORS.get_ptr_mut(0)) else {
+        return 0;
     };
     // SAFETY: fields of a map value.
     let hand = unsafe { atomic::fetch_add(&raw mut (*cursors).hand, u64::from(STEPS_AN_OPENING)) };
     let slots = config.slots().into();
     let Some(mut index) = hand.checked_rem(slots) else {
-        return;
+        return 0;
     };
     for _ in 0..STEPS_AN_OPENING {
-        if is_worth_a_visit(config, index as u32, now) {
-            xnat_visit(index as u32, now.0);
+        if is_worth_a_visit(config, index as u32, Ticks(now)) {
+            xnat_visit(index as u32, now);
         }
         index = if index + 1 < slots { index + 1 } else { 0 };
     }
+    STEPS_AN_OPENING
 }
 
 /// Whether there is a flow in the slot that may have to be ended.

@@ -131,6 +131,7 @@ fn make(key: &DatagramKey, now: Ticks) -> Option<Handle> {
         (*datagram).wire_id = 0;
         (*datagram).has_flow = 0;
         let bitmap = (&raw mut (*datagram).bitmap).cast::<u64>();
+        const { assert!(WORDS.is_multiple_of(8), "whole turns") };
         // Eight at a time, because the verifier walks through every turn.
         for eight in 0..WORDS as usize / 8 {
             for word in 0..8 {

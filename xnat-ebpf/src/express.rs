@@ -132,6 +132,8 @@ fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Fou
     if plain.wire_len(skb) > way.mtu.into() || !may_live(config, found, now) {
         return None;
     }
+    // Read before the flow is known to live still: the slot may get another one.
+    let (to, inside) = (found.translated(), found.flow().inside);
     if steady {
         // Only what is known to be a packet of the flow keeps it alive.
         if plain.proto == proto::TCP && !is_plausible(skb, plain, found) || !found.refresh(now) {
@@ -141,11 +143,11 @@ fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Fou
     } else if !account::account(skb, found.reference, &plain.headers(), now) {
         return Some(Verdict::drop(Counter::FlowBusy));
     }
-    if let Err(drop) = translate::<OUT>(skb, plain, found) {
+    if let Err(drop) = translate::<OUT>(skb, plain, to) {
         return Some(drop);
     }
     if way.asks(now) {
-        return Some(if OUT { forward::to_uplink(skb, config) } else { forward::to_inside(skb, found.flow().inside) });
+        return Some(if OUT { forward::to_uplink(skb, config) } else { forward::to_inside(skb, inside) });
     }
     way.go(skb, OUT)
 }
@@ -262,10 +264,9 @@ impl Plain {
     }
 }
 
-/// Gives the packet the other tuple of its flow, the next TTL, and an identification of its own if it may be fragmented.
+/// Gives the packet the other tuple of its flow, `to`, the next TTL, and an identification of its own if it may be fragmented.
 #[inline(always)]
-pub fn translate<const OUT: bool>(skb: Skb, plain: &Plain, found: &Found) -> Step<()> {
-    let to = found.flow().translated(found.direction());
+pub fn translate<const OUT: bool>(skb: Skb, plain: &Plain, to: Tuple) -> Step<()> {
     let translation = Translation::new(tuple(skb)?, to);
     transport_checksum(skb, plain.proto == proto::UDP, &translation)?;
     rewrite::ip_header(skb, &translation, Ttl::Decrement)?;

@@ -104,10 +104,11 @@ fn first(skb: Skb, reference: FlowRef, now: Ticks) -> Option<Verdict> {
     let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
     hop::set_name(&found, Direction::Original, route.out);
     hop::set_name(&found, Direction::Reply, route.back);
+    let to = found.translated();
     if !account::account(skb, reference, &plain.headers(), now) {
         return Some(Verdict::drop(Counter::FlowBusy));
     }
-    if let Err(drop) = express::translate::<true>(skb, &plain, &found) {
+    if let Err(drop) = express::translate::<true>(skb, &plain, to) {
         return Some(drop);
     }
     match hop::remembered(hop::name(&found, Direction::Original), watch, now) {

@@ -63,7 +63,7 @@ extern "C" fn xnat_find_away(a: u64, b: u64) -> u64 {
     buckets.second().map_or(NOTHING, |second| scan(second, place.tag, a, b))
 }
 
-/// The flow with this tuple, if it is in its first home slot, or in the second where many are.
+/// The flow with this tuple, if it is in its first home slot, or in the second of a table in which many are.
 #[inline(always)]
 pub fn at_home(config: &Config, a: u64, b: u64) -> Option<(*mut Flow, FlowRef)> {
     let [one, other] = index::homes([a, b], config.seed, config.slots());
@@ -72,8 +72,8 @@ pub fn at_home(config: &Config, a: u64, b: u64) -> Option<(*mut Flow, FlowRef)> 
     // stamped.
     let one_word = word(first);
     // Where many flows are in their second home both are asked for before either is looked at, so that the processor
-    // fetches them at once. The few that are there in another table are found by their entries in the index: a look at the
-    // second home would cost every opening a line of memory.
+    // fetches them at once. Those that are there in another table, one in twelve at the most, are found by their entries in
+    // the index: a look at the second home would cost every opening a line of memory.
     let second = if maps::flows_live() > u64::from(config.max_flows / FEW) { FLOWS.get_ptr_mut(other) } else { None };
     let other_word = second.map_or(Word(0), word);
     if let Some(direction) = direction_of(first, a, b) {
@@ -326,6 +326,8 @@ extern "C" fn xnat_flow_of(entry: u64, a: u64, b: u64) -> u64 {
     let Some(flow) = FLOWS.get_ptr_mut(entry.slot()) else {
         return NOTHING;
     };
+    // First, as in `at_home`.
+    let word = word(flow);
     // The tuple by its place, without a branch for each direction; what else there is of the key only if it is the same.
     // SAFETY: a map value, which has one tuple behind the other. Of a record that is being filled anew no entry leads here
     // any more.
@@ -338,7 +340,6 @@ extern "C" fn xnat_flow_of(entry: u64, a: u64, b: u64) -> u64 {
     if rest != b {
         return NOTHING;
     }
-    let word = word(flow);
     if !word.is_live() {
         return ENDING;
     }
