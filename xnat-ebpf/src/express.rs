@@ -133,7 +133,7 @@ fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Fou
         return None;
     }
     // Read before the flow is known to live still: the slot may get another one.
-    let (to, inside) = (found.translated(), found.flow().inside);
+    let (to, inside) = (found.flow().translated(found.direction()), found.flow().inside);
     if steady {
         // Only what is known to be a packet of the flow keeps it alive.
         if plain.proto == proto::TCP && !is_plausible(skb, plain, found) || !found.refresh(now) {

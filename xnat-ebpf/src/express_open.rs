@@ -104,7 +104,7 @@ fn first(skb: Skb, reference: FlowRef, now: Ticks) -> Option<Verdict> {
     let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
     hop::set_name(&found, Direction::Original, route.out);
     hop::set_name(&found, Direction::Reply, route.back);
-    let to = found.translated();
+    let to = found.flow().translated(Direction::Original);
     if !account::account(skb, reference, &plain.headers(), now) {
         return Some(Verdict::drop(Counter::FlowBusy));
     }

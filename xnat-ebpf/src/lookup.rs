@@ -2,7 +2,7 @@
 
 use xnat_common::config::Config;
 use xnat_common::flow::{State, Word};
-use xnat_common::{Direction, Flow, FlowKey, FlowRef, Ticks, Tuple};
+use xnat_common::{Direction, Flow, FlowKey, FlowRef, Ticks};
 
 use crate::maps::FLOWS;
 use crate::{atomic, collect, index};
@@ -34,15 +34,6 @@ impl Found {
     #[inline(always)]
     pub fn in_direction(&self, direction: Direction) -> Self {
         Self { flow: self.flow, reference: self.reference.in_direction(direction) }
-    }
-
-    /// The tuple that packets found like this get. By its place, without a branch for each direction, which the verifier
-    /// would follow from here on.
-    #[inline(always)]
-    pub fn translated(&self) -> Tuple {
-        let other = (self.reference.to_bits() >> 32 & 1 ^ 1) as usize;
-        // SAFETY: as in flow(); a record has the reply tuple behind the original one.
-        unsafe { *(&raw const (*self.flow).original).add(other) }.reversed()
     }
 
     /// The state, read anew.

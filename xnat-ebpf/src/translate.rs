@@ -161,7 +161,8 @@ const GONE: Verdict = Verdict::drop(Counter::FlowBusy);
 /// The tuple that a flow's packets get.
 #[inline(always)]
 fn translated(reference: FlowRef) -> Step<Tuple> {
-    Ok(lookup::by_reference(reference).ok_or(GONE)?.translated())
+    let found = lookup::by_reference(reference).ok_or(GONE)?;
+    Ok(found.flow().translated(found.direction()))
 }
 
 /// What a packet does to its flow before it is judged: takes a closed one up anew, or tells it to the later fragments.

@@ -92,17 +92,18 @@ fn in_slices(
 ) -> Result<Vec<Result<(Trips, Duration), String>>> {
     let mut sums: Vec<_> = setups.iter().map(|_| Ok((Trips::none(), Duration::ZERO))).collect();
     for slice in 1..=SLICES {
-        for (setup, sum) in setups.iter().zip(&mut sums) {
+        let mut next = Vec::new();
+        for (setup, sum) in setups.iter().zip(sums) {
             progress.doing(format!("{}: {}", kind.title(), setup.candidate.name()))?;
             let before = processor::busy();
             let outcome = measure_trips(setup, kind, plan.program_time / SLICES);
             let busy = processor::busy().saturating_sub(before);
-            let so_far = std::mem::replace(sum, Err(String::new()));
-            *sum = so_far.and_then(|(trips, so_far)| Ok((trips.and(outcome?), so_far + busy)));
+            next.push(sum.and_then(|(trips, so_far)| Ok((trips.and(outcome?), so_far + busy))));
             if slice == SLICES {
                 progress.done(1);
             }
         }
+        sums = next;
     }
     Ok(sums)
 }

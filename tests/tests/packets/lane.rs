@@ -10,7 +10,7 @@ use xnat_common::names::map as names;
 use xnat_common::subnet::Inside;
 use xnat_common::{Direction, Flow, Ticks};
 
-use crate::fixture::ago;
+use crate::fixture::{ago, tally};
 use crate::packet::Packet;
 use crate::skb::Outcome;
 use crate::world::Hook::{self, InsideIn, InsideOut, UplinkIn, UplinkOut};
@@ -121,6 +121,26 @@ pub struct Traced {
     pub counted: Vec<(Counter, u64)>,
     /// The flows there are then, by slot, without what they remember of next hops.
     pub flows: Vec<(u32, Flow)>,
+}
+
+impl Traced {
+    /// What was counted, by name.
+    pub fn tally(&self) -> Vec<(&'static str, u64)> {
+        tally(self.counted.iter().copied())
+    }
+
+    /// Asserts that the same was done, counted and left behind in the flows; of the frames the MAC addresses may differ,
+    /// which the lane has written and on the long way the kernel writes later.
+    #[track_caller]
+    pub fn expect_same(&self, other: &Self) {
+        assert_eq!(self.outcome.action, other.outcome.action);
+        assert_eq!(self.outcome.frame[12..], other.outcome.frame[12..]);
+        assert_eq!(self.tally(), other.tally());
+        assert_eq!(self.flows.len(), other.flows.len());
+        for ((slot, flow), (other_slot, other)) in self.flows.iter().zip(&other.flows) {
+            assert!(slot == other_slot && is_same(flow, other), "\n  {flow:?}\n  {other:?}");
+        }
+    }
 }
 
 /// What counters say more than they said before.

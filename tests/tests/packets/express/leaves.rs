@@ -10,7 +10,7 @@ use xnat_tests::topology::{ANYWHERE, N1, NODE2};
 
 use super::{CONTAINER, PEERS, SERVER, WIRE, known, learn, packet};
 use crate::fixture::{REDIRECT, ago, tally, to_peer};
-use crate::lane::{EPOCH, Traced, is_fresh, is_of_the_lane, is_same};
+use crate::lane::{EPOCH, Traced, is_fresh, is_of_the_lane};
 use crate::packet::{Packet, echo, tcp, udp};
 use crate::world::Hook::{self, InsideIn, UplinkIn};
 use crate::world::{UPLINK, World, now};
@@ -32,11 +32,7 @@ fn expect_long_way(world: &mut World, proto: u8, change: Change, hook: Hook, pac
         assert!(!is_of_the_lane(hook, &one.outcome), "it took the lane");
     }
     assert_eq!(one.outcome, other.outcome);
-    assert_eq!(tally(one.counted.iter().copied()), tally(other.counted.iter().copied()));
-    assert_eq!(one.flows.len(), other.flows.len());
-    for ((slot, flow), (other_slot, other)) in one.flows.iter().zip(&other.flows) {
-        assert!(slot == other_slot && is_same(flow, other), "\n  {flow:?}\n  {other:?}");
-    }
+    one.expect_same(&other);
     one
 }
 

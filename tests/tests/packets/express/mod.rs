@@ -13,7 +13,7 @@ use xnat_tests::packet::{ACK, PSH};
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2};
 
 use crate::fixture::{
-    Given, Known, MARK_DONE, REDIRECT, ago, bytes, forwarded, inbound, mapped, outside, packets, tally, to_peer,
+    Given, Known, MARK_DONE, REDIRECT, ago, bytes, forwarded, inbound, mapped, outside, packets, to_peer,
 };
 use crate::lane::{Traced, is_fresh, way_out};
 use crate::packet::{End, Packet, tcp, udp};
@@ -101,9 +101,9 @@ fn known(world: &mut World, proto: u8) {
 fn expect_express(world: &mut World, hook: Hook, packet: &Packet, translated: &Packet) -> Traced {
     let traced = world.trace(hook, packet, false);
     let (outcome, expected) = (&traced.outcome, translated.frame(way_out(hook).macs()));
-    assert_eq!(outcome.action, REDIRECT, "{:?}", tally(traced.counted.iter().copied()));
+    assert_eq!(outcome.action, REDIRECT, "{:?}", traced.tally());
     assert_eq!(outcome.frame, expected, "\n  got      {:02x?}\n  expected {expected:02x?}", outcome.frame);
-    assert_eq!((outcome.mark, tally(traced.counted.iter().copied())), (MARK_DONE, vec![]));
+    assert_eq!((outcome.mark, traced.tally()), (MARK_DONE, vec![]));
     traced
 }
 

@@ -11,7 +11,7 @@ use xnat_tests::topology::{ANYWHERE, N1, N2};
 
 use super::{SERVER, packet};
 use crate::fixture::{REDIRECT, tally, tuple};
-use crate::lane::{EPOCH, Traced, is_of_the_lane, is_same};
+use crate::lane::{EPOCH, Traced, is_of_the_lane};
 use crate::packet::{End, Packet, echo, tcp, udp};
 use crate::world::Hook::{InsideIn, UplinkIn};
 use crate::world::{World, now};
@@ -54,14 +54,7 @@ fn takes_the_lane(world: &mut World, proto: u8, change: Change, packet: &Packet)
     world.close_lane();
     let other = world.trace(InsideIn, packet, false);
     assert_eq!((damage, world.damage()), (None, None));
-    // The lane has written the MAC addresses, which on the long way the kernel does.
-    assert_eq!(one.outcome.action, other.outcome.action);
-    assert_eq!(one.outcome.frame[12..], other.outcome.frame[12..]);
-    assert_eq!(tally(one.counted.iter().copied()), tally(other.counted.iter().copied()));
-    assert_eq!(one.flows.len(), other.flows.len());
-    for ((slot, flow), (other_slot, other)) in one.flows.iter().zip(&other.flows) {
-        assert!(slot == other_slot && is_same(flow, other), "\n  {flow:?}\n  {other:?}");
-    }
+    one.expect_same(&other);
     (one.outcome.action == REDIRECT && is_of_the_lane(InsideIn, &one.outcome), one)
 }
 

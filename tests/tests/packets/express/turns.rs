@@ -9,8 +9,8 @@ use xnat_tests::topology::{N1, NODE1};
 
 use super::openings::learnt;
 use super::{Case, SERVER, cases, learn, packet, reversed};
-use crate::fixture::{REDIRECT, tally};
-use crate::lane::{Traced, is_of_the_lane, is_same};
+use crate::fixture::REDIRECT;
+use crate::lane::{Traced, is_of_the_lane};
 use crate::packet::{End, Packet, tcp};
 use crate::world::Hook::{self, InsideIn, UplinkIn};
 use crate::world::World;
@@ -31,13 +31,7 @@ fn back(flags: u8, seq: u32, ack: u32) -> (Hook, Packet) {
 #[track_caller]
 fn same(fast: &mut World, slow: &mut World, hook: Hook, packet: &Packet) -> Traced {
     let [one, other] = [fast, slow].map(|world| world.trace(hook, packet, false));
-    assert_eq!(one.outcome.action, other.outcome.action);
-    assert_eq!(one.outcome.frame[12..], other.outcome.frame[12..]);
-    assert_eq!(tally(one.counted.iter().copied()), tally(other.counted.iter().copied()));
-    assert_eq!(one.flows.len(), other.flows.len());
-    for ((slot, flow), (other_slot, other)) in one.flows.iter().zip(&other.flows) {
-        assert!(slot == other_slot && is_same(flow, other), "\n  {flow:?}\n  {other:?}");
-    }
+    one.expect_same(&other);
     one
 }
 
