@@ -14,12 +14,16 @@ pub mod program {
     pub const LOOPBACK_EGRESS: &str = "xnat_loopback_out";
     /// One slice of collection, driven by user space.
     pub const COLLECT: &str = "xnat_collect";
+    /// What the programs at the hooks have in common, in the order in which they lie in [`STAGES`](super::map::STAGES).
+    pub const STAGES: [&str; 5] = ["xnat_classify", "xnat_open", "xnat_translate", "xnat_error", "xnat_fragment"];
 }
 
 /// The maps' names in the object file and under `maps/` of an instance's pins.
 pub mod map {
     /// `Array<Config>`, one entry.
     pub const CONFIG: &str = "CONFIG";
+    /// `ProgramArray`: the programs of [`STAGES`](super::program::STAGES); one for each run, under `stages/` by its id.
+    pub const STAGES: &str = "STAGES";
     /// `Array<Cursors>`, one entry.
     pub const CURSORS: &str = "CURSORS";
     /// `PerCpuArray<u64>` by counter number.

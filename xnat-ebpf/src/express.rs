@@ -33,26 +33,41 @@ use crate::{account, express_open, forward, identification, rewrite};
 
 /// The packet goes the long way.
 pub const LONG_WAY: u64 = u64::MAX;
-/// It may open a flow. No flow has a datagram's tuple; for that of a TCP segment nobody has looked yet.
+/// See [`Lane::Opens`].
 const OPENS: u64 = u64::MAX - 1;
 /// Where the transport header begins.
 const TRANSPORT: usize = IP + ipv4::LEN;
 /// Version 4, and a header of 20 octets.
 const PLAIN: u8 = 0x45;
 
+/// Where a packet leaves the lane.
+pub enum Lane {
+    /// At its end.
+    End(Verdict),
+    /// It may open a flow. No flow has a datagram's tuple; for that of a TCP segment nobody has looked yet.
+    Opens,
+    /// It goes the long way.
+    LongWay,
+}
+
 /// From a container, at a port of the bridge or a plain interface.
 #[inline(always)]
-pub fn from_inside(skb: Skb) -> Option<Verdict> {
+pub fn from_inside(skb: Skb) -> Lane {
     match xnat_express_out(skb.raw()) {
-        OPENS => express_open::from_inside(skb),
-        answer => verdict(answer),
+        OPENS => Lane::Opens,
+        answer => lane_of(answer),
     }
 }
 
 /// From the wire.
 #[inline(always)]
-pub fn from_wire(skb: Skb) -> Option<Verdict> {
-    verdict(xnat_express_in(skb.raw()))
+pub fn from_wire(skb: Skb) -> Lane {
+    lane_of(xnat_express_in(skb.raw()))
+}
+
+#[inline(always)]
+fn lane_of(answer: u64) -> Lane {
+    verdict(answer).map_or(Lane::LongWay, Lane::End)
 }
 
 /// What a function of the lane has answered.

@@ -16,8 +16,6 @@ use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{datagram, hold};
 
-/// The packet is none, or not followed.
-const NO_FRAGMENT: u32 = 0;
 /// The fragment is left to the kernel.
 const TO_KERNEL: u32 = 1;
 /// The fragment is kept, or was dropped and counted.
@@ -27,27 +25,18 @@ const KEEP: u32 = 1 << 31;
 /// What makes of a handle that what is kept of its datagram is to be ended.
 const RELEASE: u32 = 1 << 30;
 
-/// A packet that comes in: a fragment is noted in its datagram, or ends here, or shares the fate of a datagram that is left
-/// to the kernel.
+/// A fragment that comes in: is noted in its datagram, whose handle is the answer, or ends here, or shares the fate of a
+/// datagram that is left to the kernel.
 #[inline(always)]
-pub fn arrive(skb: Skb, headers: &mut Headers, now: Ticks) -> Step<()> {
-    let mut answer = NO_FRAGMENT;
-    if headers.is_fragment() {
-        let ends = u64::from(headers.tuple.src.0) << 32 | u64::from(headers.tuple.dst.0);
-        let numbers = numbers(headers);
-        answer = xnat_datagram(skb.raw(), ends, numbers, now.0);
-        answer = xnat_arrive(skb.raw(), answer, numbers);
-        answer = xnat_keep(skb.raw(), answer, now.0);
-    }
-    // By way of the packet's control block, so that the verifier need not follow fragments and others apart from here on.
-    skb.set_note(answer);
-    match skb.note() {
+pub fn arrive(skb: Skb, headers: &Headers, now: Ticks) -> Step<u32> {
+    let ends = u64::from(headers.tuple.src.0) << 32 | u64::from(headers.tuple.dst.0);
+    let numbers = numbers(headers);
+    let answer = xnat_datagram(skb.raw(), ends, numbers, now.0);
+    let answer = xnat_arrive(skb.raw(), answer, numbers);
+    match xnat_keep(skb.raw(), answer, now.0) {
         TO_KERNEL => Err(Verdict::PASS),
         ENDED => Err(Verdict::CONSUMED),
-        handle => {
-            headers.datagram = handle;
-            Ok(())
-        }
+        handle => Ok(handle),
     }
 }
 
@@ -176,17 +165,13 @@ fn end(counter: Counter) -> u32 {
     ENDED
 }
 
-/// The other end of a packet's way: the fate of a first fragment becomes its datagram's.
+/// The other end of a first fragment's way: its fate becomes its datagram's.
 #[inline(always)]
-pub fn settle(skb: Skb, headers: &Headers, step: Step<Verdict>) -> Step<Verdict> {
-    if headers.datagram == 0 || headers.is_later_fragment() {
-        return step;
+pub fn settle(skb: Skb, handle: u32, fate: Verdict) -> Verdict {
+    if hold::xnat_settle(skb.raw(), handle, u32::from(!fate.is_end())) == 0 {
+        return Verdict::drop(Counter::RewriteFailed);
     }
-    let (Ok(verdict) | Err(verdict)) = step;
-    if hold::xnat_settle(skb.raw(), headers.datagram, u32::from(!verdict.is_end())) == 0 {
-        return Err(Verdict::drop(Counter::RewriteFailed));
-    }
-    step
+    fate
 }
 
 /// Remembers where the later fragments of a datagram go when its first one passes.

@@ -18,6 +18,7 @@ use crate::lookup::{self, Found};
 use crate::maps;
 use crate::parse::{self, IP, transport_offset};
 use crate::skb::{Skb, forgotten};
+use crate::stage::{self, Place};
 use crate::verdict::{Step, Verdict};
 use crate::{hygiene, identification, open, rewrite, tag};
 
@@ -69,38 +70,26 @@ impl Embedded {
     }
 }
 
-/// Where an error is seen.
-#[repr(u32)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// At the ingress hooks on the inside.
-    Inside = 0,
-    /// At the uplink's egress hook.
-    Egress = 1,
-    /// At the uplink's ingress hook.
-    Wire = 2,
-}
-
 /// Translates an error, or passes what is about nothing of ours.
 ///
 /// The steps are global functions, which the verifier checks once each by itself. They follow each other rather than one
 /// calling the next, because the stacks of all functions that call each other add up.
 #[inline(always)]
-pub fn translate(skb: Skb, headers: &Headers, place: Place, now: Ticks) -> Verdict {
-    let reference = xnat_error_flow(skb.raw(), place as u32, now.0);
+pub fn packet(skb: Skb) -> Step<Verdict> {
+    let place = stage::place(skb);
+    let reference = xnat_error_flow(skb.raw(), place as u32, maps::now().0);
     if reference == NO_FLOW {
         // Damaged or not: the kernel judges an error about no flow.
-        return Verdict::PASS;
+        return Err(Verdict::PASS);
     }
     if reference == LIMITED {
-        return Verdict::drop(Counter::UnknownFlowLimited);
+        return Err(Verdict::drop(Counter::UnknownFlowLimited));
     }
-    if !is_sound(skb, headers) {
-        return hygiene::BAD_CHECKSUM;
+    if !is_sound(skb, &parse::headers(skb)?) {
+        return Err(hygiene::BAD_CHECKSUM);
     }
     let decision = xnat_icmp_error(skb.raw(), reference, place as u32);
-    let (Ok(verdict) | Err(verdict)) = carry_out(skb, reference, decision);
-    verdict
+    carry_out(skb, reference, decision)
 }
 
 /// No flow of ours.

@@ -1,4 +1,4 @@
-//! The xnat dataplane: six small TC programs over shared steps.
+//! The xnat dataplane: small TC programs over shared steps, at the hooks and behind them.
 //!
 //! A packet's way is `parse`, `lookup` (or `open` and `claim`), `rewrite`, `forward`; each step is a file of that name.
 //! Decisions are pure functions of `xnat-common`; here are bounds checks, map access and stores.
@@ -14,6 +14,7 @@ mod arrive;
 mod atomic;
 mod bucket;
 mod claim;
+mod classify;
 mod collect;
 mod datagram;
 mod express;
@@ -29,6 +30,7 @@ mod icmp_error;
 mod identification;
 mod index;
 mod kernel_flow;
+mod last_gate;
 mod lookup;
 mod mapping;
 mod maps;
@@ -49,6 +51,8 @@ mod segment;
 mod session;
 mod skb;
 mod socket;
+mod stage;
+mod stages;
 mod tag;
 mod translate;
 mod verdict;

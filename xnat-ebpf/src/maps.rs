@@ -1,7 +1,7 @@
 //! The maps. Sizes here are the defaults; user space sets those of the flow table.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, Stack};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue, Stack};
 use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
 use xnat_common::counter::{self, Counter};
@@ -18,6 +18,7 @@ use xnat_common::{Addr, Flow, FlowKey, Port, Ticks};
 use crate::atomic;
 use crate::claim::Opening;
 use crate::opener::Opener;
+use crate::stage::STAGES_LEN;
 
 /// Flows of the table unless user space asks for another number.
 const FLOWS_DEFAULT: usize = 262_144;
@@ -31,6 +32,8 @@ const MAPPINGS_MAX: usize = mapping::ENTRIES as usize;
 
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub static STAGES: ProgramArray<STAGES_LEN> = ProgramArray::new();
 #[btf_map]
 pub static CURSORS: Array<Cursors, 1> = Array::new();
 #[btf_map]

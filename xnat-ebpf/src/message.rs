@@ -15,7 +15,13 @@ use crate::{forward, lookup, tag};
 
 /// At the uplink's egress hook: makes an announcement of the copy of a translated packet.
 #[inline(always)]
-pub fn announce(skb: Skb, config: &Config) -> Step<Verdict> {
+pub fn announce(skb: Skb, config: &Config) -> Verdict {
+    let (Ok(verdict) | Err(verdict)) = announced(skb, config);
+    verdict
+}
+
+#[inline(always)]
+fn announced(skb: Skb, config: &Config) -> Step<Verdict> {
     let headers = parse::headers(skb)?;
     let key = FlowKey::new(headers.tuple.reversed(), headers.proto, Side::Wire);
     let found = lookup::find(&key).ok_or(Verdict::drop(Counter::FlowBusy))?;

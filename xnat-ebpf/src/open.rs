@@ -11,8 +11,9 @@ use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 use crate::claim::{self, Opening};
 use crate::lookup::{self, Found};
 use crate::skb::Skb;
+use crate::stage::{self, CONFLICT, Next, Place as Hook, TAGGED};
 use crate::verdict::{Step, Verdict};
-use crate::{arrive, collect, forward, hygiene, kernel_flow, maps, parse, refuse, route};
+use crate::{arrive, collect, forward, hygiene, kernel_flow, maps, parse, receive, refuse, route};
 
 /// What stands for "it opens a flow, which is noted" where a verdict's bits would be.
 const OPENS: u64 = u64::MAX;
@@ -20,23 +21,21 @@ const OPENS: u64 = u64::MAX;
 /// A packet from a container, at the inside interface `inside`.
 ///
 /// What a packet would open is decided in global functions, one for each place, which read the packet anew: the verifier
-/// checks them once by themselves, and their stacks are not that of the programs.
+/// checks them once by themselves, and their stacks are not that of the programs. What they have decided is noted, and the
+/// next stage ([`noted`]) opens it.
 #[inline(always)]
-pub fn from_container(skb: Skb, config: &Config, headers: &Headers, inside: u32, now: Ticks) -> Step<Found> {
-    let answer = xnat_from_container(skb.raw(), inside, now.0);
-    if answer != OPENS {
-        return Err(Verdict::from_bits(answer));
-    }
+pub fn from_container(skb: Skb, headers: &Headers, inside: u32, now: Ticks) -> Step<Next> {
+    let next = decided(xnat_from_container(skb.raw(), inside, now.0))?;
     let opening = Opening::noted()?;
     if opening.kind as u8 != Kind::Hairpin as u8 {
-        leads_out(skb, config, headers, opening, now)?;
+        leads_out(skb, headers, opening, now)?;
     }
-    claim(skb, headers, opening, now)
+    Ok(next)
 }
 
 /// Whether what a packet from a container would open toward a peer or the outside leaves through the uplink, and from here.
 #[inline(always)]
-fn leads_out(skb: Skb, config: &Config, headers: &Headers, opening: &Opening, now: Ticks) -> Step<()> {
+fn leads_out(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<()> {
     if !forward::leads_to_uplink(skb, opening) {
         if opening.peer != Addr::UNSPECIFIED {
             maps::count(Counter::ToKernelRoute);
@@ -46,37 +45,51 @@ fn leads_out(skb: Skb, config: &Config, headers: &Headers, opening: &Opening, no
     if opening.peer == Addr::UNSPECIFIED {
         route::xnat_note_route(skb.ifindex(), now.0);
     }
-    forward::check_outward(skb, config, headers)
+    forward::check_outward(skb, maps::config().ok_or(Verdict::PASS)?, headers)
 }
 
 /// A packet that the kernel has routed to the uplink: from a container on the slow path, or from the host itself.
 #[inline(always)]
-pub fn at_egress(skb: Skb, headers: &Headers, now: Ticks) -> Step<Found> {
-    claim_noted(skb, headers, xnat_routed(skb.raw(), now.0), now)
+pub fn at_egress(skb: Skb, now: Ticks) -> Step<Next> {
+    decided(xnat_routed(skb.raw(), now.0))
 }
 
 /// A packet from this host to itself, at the loopback interface.
 #[inline(always)]
-pub fn to_itself(skb: Skb, headers: &Headers, now: Ticks) -> Step<Found> {
-    claim_noted(skb, headers, xnat_to_itself(skb.raw()), now)
+pub fn to_itself(skb: Skb) -> Step<Next> {
+    decided(xnat_to_itself(skb.raw()))
 }
 
 /// A packet from the wire to this host's address.
 #[inline(always)]
-pub fn from_wire(skb: Skb, headers: &Headers, now: Ticks) -> Step<Found> {
-    let answer = xnat_from_wire(skb.raw());
-    if answer != OPENS {
-        return Err(Verdict::from_bits(answer));
-    }
-    claim_from_wire(skb, headers, Opening::noted()?, now)
+pub fn from_wire(skb: Skb) -> Step<Next> {
+    decided(xnat_from_wire(skb.raw()))
 }
 
 #[inline(always)]
-fn claim_noted(skb: Skb, headers: &Headers, answer: u64, now: Ticks) -> Step<Found> {
-    if answer != OPENS {
-        return Err(Verdict::from_bits(answer));
+fn decided(answer: u64) -> Step<Next> {
+    if answer == OPENS { Ok(Next::OPEN) } else { Err(Verdict::from_bits(answer)) }
+}
+
+/// Opens the flow that has been noted. A container that gets none is told so; that a packet from the wire gets none is
+/// nobody's business inside.
+#[inline(always)]
+pub fn noted(skb: Skb) -> Step<Next> {
+    let now = maps::now();
+    if stage::has(skb, CONFLICT) {
+        return Err(receive::give_way(skb, stage::flow(skb), now));
     }
-    claim(skb, headers, Opening::noted()?, now)
+    let mut headers = Headers::default();
+    parse::read(skb, &raw mut headers)?;
+    headers.datagram = stage::datagram(skb);
+    hygiene::check_opening(skb, &headers)?;
+    let opening = Opening::noted()?;
+    match claim::claim(skb, opening, now) {
+        Ok(found) if stage::has(skb, TAGGED) => receive::opened(skb, &mut headers, &found),
+        Ok(found) => Ok(Next::translate(skb, found.reference)),
+        Err(counter) if stage::place(skb) == Hook::Wire => Err(Verdict::drop(counter)),
+        Err(counter) => Err(refuse::opening(skb, &headers, opening.inside, counter, now)),
+    }
 }
 
 #[inline(always)]
@@ -267,9 +280,10 @@ fn outward(config: &Config, headers: &Headers, inside: u32, from_host: bool, now
     opening.note()
 }
 
-/// A packet from a peer whose tag says that it is for `container`.
+/// A packet from a peer whose tag says that it is for `container`: notes what it opens, or answers the flow that another
+/// processor has just opened by it.
 #[inline(always)]
-pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now: Ticks) -> Step<Found> {
+pub fn from_peer(headers: &Headers, container: Addr, inside: u32) -> Step<Option<Found>> {
     let opening = Opening {
         proto: headers.proto,
         kind: Kind::Inbound,
@@ -285,7 +299,7 @@ pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now:
         let flow = rival.flow();
         if flow.kind == Kind::Inbound as u8 && flow.original == opening.original {
             // Another processor has opened the very same flow since this packet looked for it.
-            return Ok(rival.in_direction(Direction::Original));
+            return Ok(Some(rival.in_direction(Direction::Original)));
         }
         // Opened while this host did not know the peer's flow. The peer knows better; see `receive` for the second try.
         if !collect::end(&rival) && !collect::end(&rival) {
@@ -293,23 +307,5 @@ pub fn from_peer(skb: Skb, headers: &Headers, container: Addr, inside: u32, now:
         }
         maps::count(Counter::FlowsReplaced);
     }
-    claim_from_wire(skb, headers, opening, now)
-}
-
-/// Claims a flow for a packet from inside. A container that gets none is told so.
-#[inline(always)]
-fn claim(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
-    hygiene::check_opening(skb, headers)?;
-    // No closure, of which the compiler may make a function of its own.
-    match claim::claim(skb, opening, now) {
-        Ok(found) => Ok(found),
-        Err(counter) => Err(refuse::opening(skb, headers, opening.inside, counter, now)),
-    }
-}
-
-/// Claims a flow for a packet from the wire. That it gets none is nobody's business inside.
-#[inline(always)]
-fn claim_from_wire(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step<Found> {
-    hygiene::check_opening(skb, headers)?;
-    claim::claim(skb, opening, now).map_err(Verdict::drop)
+    Ok(None)
 }

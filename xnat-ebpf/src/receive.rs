@@ -12,41 +12,38 @@ use crate::lookup::{self, Found};
 use crate::maps::{self, PEERS, count};
 use crate::parse::{self, IP};
 use crate::skb::Skb;
+use crate::stage::{self, ANNOUNCED, Next, TAGGED};
 use crate::verdict::{Step, Verdict};
 use crate::{account, collect, fragment, icmp_error, message, open, options, port, tag as tags};
 
 /// How long after a tag a conflict may be its answer.
 const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
 
-/// A packet on the uplink that carries options: acts on its tag, if it has one. The answer is the flow that the tag is about,
-/// if the packet belongs to that.
+/// A packet on the uplink that carries options: acts on its tag, if it has one. The answer is where it goes on, if the tag
+/// says that.
 #[inline(always)]
-pub fn options(skb: Skb, headers: *mut Headers, now: Ticks) -> Step<Option<FlowRef>> {
-    let mut flow = NO_FLOW;
-    Verdict::or_on(xnat_receive(skb.raw(), headers, now.0, &raw mut flow))?;
-    Ok(if flow == NO_FLOW { None } else { Some(FlowRef::from_bits(flow)) })
+pub fn options(skb: Skb, headers: *mut Headers) -> Step<Option<Next>> {
+    let answer = xnat_receive(skb.raw(), headers);
+    if answer == UNTAGGED { Ok(None) } else { Next::of_answer(answer).map(Some) }
 }
 
-/// No flow.
-const NO_FLOW: u64 = u64::MAX;
+/// What stands for a packet whose tag says nothing of its flow.
+const UNTAGGED: u64 = u64::MAX;
 
-/// As [`options`], with the flow in a word of the program's stack.
+/// As [`options`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_receive(skb: *mut __sk_buff, headers: *mut Headers, now: u32, flow: *mut u64) -> u64 {
-    // SAFETY: the verifier holds the caller to the word's being there.
-    let (Ok(headers), Some(flow)) = (parse::handed_over(headers), unsafe { flow.as_mut() }) else {
-        return Verdict::PASS.to_bits();
-    };
-    Verdict::answer(receive(Skb::from_raw(skb), headers, Ticks(now)).map(|found| {
-        if let Some(found) = found {
-            *flow = found.reference.to_bits();
-        }
-    }))
+extern "C" fn xnat_receive(skb: *mut __sk_buff, headers: *mut Headers) -> u64 {
+    let received = |headers: &mut Headers| receive(Skb::from_raw(skb), headers);
+    match parse::handed_over(headers).and_then(received) {
+        Ok(None) => UNTAGGED,
+        Ok(Some(next)) => next.to_bits(),
+        Err(verdict) => verdict.to_bits(),
+    }
 }
 
 #[inline(always)]
-fn receive(skb: Skb, headers: &mut Headers, now: Ticks) -> Step<Option<Found>> {
+fn receive(skb: Skb, headers: &mut Headers) -> Step<Option<Next>> {
     let config = maps::config().ok_or(Verdict::PASS)?;
     options::inward(skb, headers)?;
     let option: [u8; tag::LEN] = match skb.load(IP + ipv4::LEN) {
@@ -75,48 +72,52 @@ fn receive(skb: Skb, headers: &mut Headers, now: Ticks) -> Step<Option<Found>> {
         tag::Kind::Open | tag::Kind::Announce | tag::Kind::Conflict if headers.is_icmp_error() => {
             Err(Verdict::drop(Counter::TagMalformed))
         }
-        tag::Kind::Open | tag::Kind::Announce => opening(skb, config, headers, tag, option, now).map(Some),
+        tag::Kind::Open | tag::Kind::Announce => opening(skb, config, headers, tag).map(Some),
         tag::Kind::UnknownFlow => unknown_flow(skb, headers, option).map(|()| None),
-        tag::Kind::Conflict => Err(conflict(skb, headers, tag.destination, now)),
+        tag::Kind::Conflict => conflict(skb, headers, tag.destination).map(Some),
     }
 }
 
 /// A peer opens a flow toward a container of ours.
 #[inline(always)]
-fn opening(
-    skb: Skb,
-    config: &Config,
-    headers: &mut Headers,
-    tag: Tag,
-    option: [u8; tag::LEN],
-    now: Ticks,
-) -> Step<Found> {
+fn opening(skb: Skb, config: &Config, headers: &mut Headers, tag: Tag) -> Step<Next> {
     let inside = match maps::subnet(tag.destination) {
         Some(subnet) if subnet.is_own() && subnet.inside != 0 => subnet.inside,
         _ => return Err(Verdict::drop(Counter::TagSubnet)),
     };
     let announced = tag.kind == tag::Kind::Announce;
     count(if announced { Counter::AnnouncesReceived } else { Counter::TagsReceived });
-    let found = if headers.is_later_fragment() {
+    stage::set(skb, if announced { TAGGED | ANNOUNCED } else { TAGGED });
+    let known = if headers.is_later_fragment() {
         // A router on the way has cut the packet, and the copy bit has put the tag on every piece.
-        fragment::find(headers, Side::Wire, now).ok_or(Verdict::drop(Counter::FragmentUnknown))?
+        Some(fragment::find(headers, Side::Wire, maps::now()).ok_or(Verdict::drop(Counter::FragmentUnknown))?)
     } else {
         match existing(headers, tag.destination) {
-            Existing::Theirs(found) => found,
+            Existing::Theirs(found) => Some(found),
             Existing::Ours(found) => {
                 let (Ok(verdict) | Err(verdict)) = crossing(skb, config, headers, tag, &found);
                 return Err(verdict);
             }
-            Existing::None => open::from_peer(skb, headers, tag.destination, inside, now)?,
+            Existing::None => open::from_peer(headers, tag.destination, inside)?,
             Existing::Busy => return Err(Verdict::drop(Counter::FlowBusy)),
         }
     };
-    if announced {
-        account::mark(&found, State::ANNOUNCED, 0);
+    match known {
+        Some(found) => opened(skb, headers, &found),
+        None => Ok(Next::OPEN),
+    }
+}
+
+/// The flow that a peer's tag is about is there: an announcement has done its work, any other packet loses the tag.
+#[inline(always)]
+pub fn opened(skb: Skb, headers: &mut Headers, found: &Found) -> Step<Next> {
+    if stage::has(skb, ANNOUNCED) {
+        account::mark(found, State::ANNOUNCED, 0);
         return Err(Verdict::CONSUMED);
     }
+    let option = skb.load(IP + ipv4::LEN).ok_or(Verdict::drop(Counter::TagMalformed))?;
     tags::strip(skb, headers, option)?;
-    Ok(found)
+    Ok(Next::translate(skb, found.reference))
 }
 
 /// What this host already knows under the wire tuple of an opening.
@@ -201,27 +202,34 @@ fn unknown_flow(skb: Skb, headers: &mut Headers, option: [u8; tag::LEN]) -> Step
 
 /// A peer has a flow of its own on our flow's wire tuple, which only `container` may share: any other's moves.
 #[inline(always)]
-fn conflict(skb: Skb, headers: &Headers, container: Addr, now: Ticks) -> Verdict {
-    let Some(found) = own_flow_to_peer(headers) else {
-        return Verdict::drop(Counter::MessageUnmatched);
-    };
+fn conflict(skb: Skb, headers: &Headers, container: Addr) -> Step<Next> {
+    let found = own_flow_to_peer(headers).ok_or(UNMATCHED)?;
     let flow = found.flow();
     if flow.original.src == container && flow.original.sport == flow.reply.dport {
         account::mark(&found, State::CONFIRMED | State::CROSSED, 0);
         count(Counter::FlowsCrossed);
-        return Verdict::CONSUMED;
+        return Err(Verdict::CONSUMED);
     }
     // What looked like an answer may have been a packet of the peer's flow; a connection that is established is none.
     let established = headers.proto == proto::TCP && found.state().has(State::ASSURED);
-    let just_tagged = now.since(Ticks(flow.tag_time)).0 <= CONFLICT_LIFETIME.0;
-    if established || !just_tagged || !port::change(skb, &found, now) {
-        return Verdict::drop(Counter::MessageUnmatched);
-    }
+    let just_tagged = maps::now().since(Ticks(flow.tag_time)).0 <= CONFLICT_LIFETIME.0;
+    if established || !just_tagged { Err(UNMATCHED) } else { Ok(Next::conflict(skb, found.reference)) }
+}
+
+/// Moves a flow to another port, because a peer has one on its wire tuple.
+#[inline(always)]
+pub fn give_way(skb: Skb, flow: FlowRef, now: Ticks) -> Verdict {
+    let Some(found) = lookup::by_reference(flow).filter(|found| port::change(skb, found, now)) else {
+        return UNMATCHED;
+    };
     // SAFETY: a field of a map value; a lost race repeats a tag.
     unsafe { (*found.flow).tagged = 0 };
     count(Counter::ConflictReceived);
     Verdict::CONSUMED
 }
+
+/// The fate of a message about no flow of ours, or to which nothing can be done.
+const UNMATCHED: Verdict = Verdict::drop(Counter::MessageUnmatched);
 
 /// The flow to a peer's container of which the peer sends a header back.
 #[inline(always)]

@@ -84,17 +84,17 @@ impl Skb {
         unsafe { (*self.0).mark = mark }
     }
 
-    /// What this program has noted on the packet, in the last word of the control block that programs at one hook share.
+    /// A word of the control block, which programs at one hook share and hand on to each other (`qdisc_skb_cb`).
     #[inline(always)]
-    pub fn note(self) -> u32 {
+    pub fn note(self, word: usize) -> u32 {
         // SAFETY: see len. Volatile, so that the value really comes from there.
-        unsafe { (&raw const (*self.0).cb).cast::<u32>().add(4).read_volatile() }
+        unsafe { (&raw const (*self.0).cb).cast::<u32>().add(word).read_volatile() }
     }
 
     #[inline(always)]
-    pub fn set_note(self, note: u32) {
+    pub fn set_note(self, word: usize, note: u32) {
         // SAFETY: see len.
-        unsafe { (&raw mut (*self.0).cb).cast::<u32>().add(4).write_volatile(note) }
+        unsafe { (&raw mut (*self.0).cb).cast::<u32>().add(word).write_volatile(note) }
     }
 
     /// Says that the frame is for this host, whatever its MAC address says.

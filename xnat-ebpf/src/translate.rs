@@ -14,6 +14,7 @@ use xnat_common::{Addr, FlowRef, Port, Side, Ticks, Tuple};
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
 use crate::skb::{MARK_KERNEL, Skb};
+use crate::stage::{self, Place};
 use crate::verdict::{Step, Verdict};
 use crate::{account, fragment, hop, identification, mapping, maps, open, parse, rewrite, tag};
 
@@ -58,9 +59,25 @@ impl Way {
     }
 }
 
+/// A packet of the flow that it has been found to be of.
+#[inline(always)]
+pub fn packet(skb: Skb) -> Step<Verdict> {
+    let (config, now) = (maps::config().ok_or(Verdict::PASS)?, maps::now());
+    let mut headers = Headers::default();
+    parse::read(skb, &raw mut headers)?;
+    headers.datagram = stage::datagram(skb);
+    let (headers, flow) = (&raw mut headers, stage::flow(skb));
+    match stage::place(skb) {
+        Place::Inside => outward(skb, config, headers, flow, now),
+        Place::Egress => at_egress(skb, headers, flow, now),
+        Place::Wire => inward(skb, headers, flow, now),
+        Place::Itself => from_itself(skb, config, headers, flow, now),
+    }
+}
+
 /// From a container on the fast path: nothing but the interface at the other end comes after.
 #[inline(always)]
-pub fn outward(skb: Skb, config: &Config, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Step<Verdict> {
+fn outward(skb: Skb, config: &Config, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Step<Verdict> {
     let way = Way::of_answer(xnat_way_out(skb.raw(), headers, reference.to_bits(), now.0))?;
     let ttl = if way == Way::LOOPBACK || way == Way::KERNEL { Ttl::Keep } else { Ttl::Decrement };
     leave(skb, headers, reference, ttl, now)?;
@@ -92,7 +109,7 @@ fn way_out(skb: Skb, headers: *mut Headers, reference: FlowRef, now: Ticks) -> S
 
 /// From this host to itself, by its address on the wire.
 #[inline(always)]
-pub fn from_itself(skb: Skb, config: &Config, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Step<Verdict> {
+fn from_itself(skb: Skb, config: &Config, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Step<Verdict> {
     let way = Way::of_answer(xnat_way_to_itself(headers, reference.to_bits()))?;
     leave(skb, headers, reference, Ttl::Keep, now)?;
     Ok(way.go(skb, config))
@@ -134,7 +151,7 @@ fn hairpin(forwarded: Option<Skb>, headers: &Headers, found: &Found) -> Step<Way
 
 /// From inside to the wire at the uplink's egress hook: the kernel has routed the packet and counted its TTL.
 #[inline(always)]
-pub fn at_egress(skb: Skb, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Step<Verdict> {
+fn at_egress(skb: Skb, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Step<Verdict> {
     leave(skb, headers, reference, Ttl::Keep, now)?;
     Ok(Verdict::PASS)
 }
@@ -276,7 +293,7 @@ extern "C" fn xnat_look_ahead(skb: *mut __sk_buff, reference: u64, side: u32, no
 
 /// From the wire to a container, or to the host itself.
 #[inline(always)]
-pub fn inward(skb: Skb, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Step<Verdict> {
+fn inward(skb: Skb, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Step<Verdict> {
     let answer = xnat_inward(skb.raw(), headers, reference.to_bits(), now.0);
     let Way(inside) = Way::of_answer(answer)?;
     // Not there, because the stack is short.

@@ -78,6 +78,11 @@ impl Instance {
         self.layout().join("links")
     }
 
+    /// The folder of the pinned stages of the dataplane, one entry for each run whose hooks may be there.
+    pub(crate) fn stages(&self) -> PathBuf {
+        self.layout().join("stages")
+    }
+
     /// The folder of the running state.
     pub(crate) fn run(&self) -> PathBuf {
         Path::new(RUN).join(&self.0)

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::thread::ScopedJoinHandle;
 use std::{fs, io};
 
-use aya::maps::{Map, MapError};
+use aya::maps::{Map, MapError, ProgramArray};
+use aya::pin::PinError;
 use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
@@ -51,7 +52,7 @@ const PINNED: [&str; 28] = [
     map::SENT,
 ];
 
-/// The programs.
+/// The programs that are not reached from others.
 const PROGRAMS: [&str; 6] = [
     program::INSIDE_INGRESS,
     program::INSIDE_EGRESS,
@@ -74,6 +75,8 @@ pub(crate) enum LoadError {
     NoMap(&'static str),
     #[error("program {name}: {error}")]
     Program { name: &'static str, error: ProgramError },
+    #[error("pinning the programs: {0}")]
+    Pin(PinError),
     #[error("map {name}: {error}")]
     Map { name: &'static str, error: MapError },
 }
@@ -93,25 +96,22 @@ pub(crate) enum Earlier {
 #[derive(Debug)]
 pub(crate) struct Dataplane {
     ebpf: Ebpf,
+    /// Where the programs are pinned that those at the hooks go on in.
+    stages: Option<PathBuf>,
 }
 
 impl Dataplane {
-    /// Loads programs and maps for `instance`, taking up the maps of an earlier run if they fit. Programs that are not
-    /// `needed` from the start are loaded when they are asked for.
-    pub(crate) fn load(
-        instance: &Instance,
-        max_flows: u32,
-        needed: impl Fn(&str) -> bool,
-    ) -> Result<(Self, Earlier), LoadError> {
+    /// Loads programs and maps for `instance`, taking up the maps of an earlier run if they fit.
+    pub(crate) fn load(instance: &Instance, max_flows: u32) -> Result<(Self, Earlier), LoadError> {
         let mut earlier = look(instance);
         if matches!(earlier, Earlier::Removed(_)) {
             clear(instance)?;
         }
-        let loaded = match load_pinned(instance, max_flows, &needed) {
+        let loaded = match load_pinned(instance, max_flows) {
             Err(LoadError::Object(EbpfError::MapError(error @ MapError::IncompatiblePinnedMap { .. }))) => {
                 earlier = Earlier::Removed(error.to_string());
                 clear(instance)?;
-                load_pinned(instance, max_flows, &needed)
+                load_pinned(instance, max_flows)
             }
             loaded => loaded,
         };
@@ -119,7 +119,7 @@ impl Dataplane {
             // Nothing refers to the new maps yet. Those of an earlier run are left to its hooks, which live on.
             let _ = clear(instance);
         }
-        Ok((Self { ebpf: loaded? }, earlier))
+        Ok((loaded?, earlier))
     }
 
     /// Loads everything without leaving a trace, and returns how many instructions the verifier saw of each program.
@@ -127,24 +127,54 @@ impl Dataplane {
         const FEW: u32 = 1024;
         let mut loader = EbpfLoader::new();
         size(&mut loader, FEW);
-        let mut dataplane = Self { ebpf: load_programs(&mut loader, |_| true)? };
+        let mut dataplane = Self { ebpf: load_programs(&mut loader)?, stages: None };
         let mut counts = Vec::new();
-        for name in PROGRAMS {
+        for name in programs() {
             let info = dataplane.program(name)?.info().map_err(|error| LoadError::Program { name, error })?;
             counts.push((name, info.verified_instruction_count().unwrap_or(0)));
         }
         Ok(counts)
     }
 
-    /// A program, which is loaded now if it has not been needed before.
+    /// A program.
     pub(crate) fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
         let wrong = |error| LoadError::Program { name, error };
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
-        let program: &mut SchedClassifier = program.try_into().map_err(wrong)?;
-        if program.fd().is_err() {
-            program.load().map_err(wrong)?;
+        program.try_into().map_err(wrong)
+    }
+
+    /// Leads the programs at the hooks to those that they go on in, and pins that before any is attached: the kernel empties
+    /// such an array when neither a process nor a pin holds it any more, be it in use or not (`prog_array_map_clear`).
+    fn lead_on(&mut self, instance: &Instance) -> Result<(), LoadError> {
+        let mut programs = Vec::new();
+        for name in program::STAGES {
+            let wrong = |error| LoadError::Program { name, error };
+            let fd = self.program(name)?.fd().map_err(wrong)?;
+            programs.push(fd.try_clone().map_err(|error| wrong(error.into()))?);
         }
-        Ok(program)
+        let map = self.ebpf.map_mut(map::STAGES).ok_or(LoadError::NoMap(map::STAGES))?;
+        let wrong = |error| LoadError::Map { name: map::STAGES, error };
+        let mut stages = ProgramArray::try_from(&mut *map).map_err(wrong)?;
+        for (stage, program) in (0..).zip(&programs) {
+            stages.set(stage, program, 0).map_err(wrong)?;
+        }
+        let Map::ProgramArray(data) = map else { return Err(LoadError::NoMap(map::STAGES)) };
+        let path = instance.stages().join(data.info().map_err(wrong)?.id().to_string());
+        data.pin(&path).map_err(LoadError::Pin)?;
+        self.stages = Some(path);
+        Ok(())
+    }
+
+    /// Lets go of what the hooks of earlier runs went on in. To be called when there are none of those any more.
+    pub(crate) fn drop_other_stages(&self, instance: &Instance) -> Result<(), LoadError> {
+        let folder = instance.stages();
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if self.stages.as_ref() != Some(&path) {
+                fs::remove_file(&path).map_err(|error| LoadError::Pins { path, error })?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a map out.
@@ -184,8 +214,8 @@ fn clear(instance: &Instance) -> Result<(), LoadError> {
     remove_tree(&path).map_err(|error| LoadError::Pins { path, error })
 }
 
-fn load_pinned(instance: &Instance, max_flows: u32, needed: impl Fn(&str) -> bool) -> Result<Ebpf, LoadError> {
-    for path in [instance.maps(), instance.links()] {
+fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Dataplane, LoadError> {
+    for path in [instance.maps(), instance.links(), instance.stages()] {
         fs::create_dir_all(&path).map_err(|error| LoadError::Pins { path, error })?;
     }
     let mut loader = EbpfLoader::new();
@@ -193,7 +223,9 @@ fn load_pinned(instance: &Instance, max_flows: u32, needed: impl Fn(&str) -> boo
     for name in PINNED {
         loader.map_pin_path(name, instance.map(name));
     }
-    load_programs(&mut loader, needed)
+    let mut dataplane = Dataplane { ebpf: load_programs(&mut loader)?, stages: None };
+    dataplane.lead_on(instance)?;
+    Ok(dataplane)
 }
 
 fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
@@ -204,20 +236,25 @@ fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
     loader.map_max_entries(map::REMOTES, max_flows);
 }
 
-fn load_programs(loader: &mut EbpfLoader<'_>, needed: impl Fn(&str) -> bool) -> Result<Ebpf, LoadError> {
+fn load_programs(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LoadError> {
     let mut ebpf = loader.load(OBJECT)?;
-    if let Some(missing) = PROGRAMS.into_iter().find(|name| ebpf.program(name).is_none()) {
+    if let Some(missing) = programs().find(|name| ebpf.program(name).is_none()) {
         return Err(LoadError::NoProgram(missing));
     }
     // Side by side: the kernel takes its time to verify each.
     std::thread::scope(|scope| {
         let load = |(name, program)| scope.spawn(move || load_program(name, program));
-        let named = |(name, program)| Some((PROGRAMS.into_iter().find(|it| *it == name && needed(name))?, program));
+        let named = |(name, program)| Some((programs().find(|it| *it == name)?, program));
         let loading: Vec<_> = ebpf.programs_mut().filter_map(named).map(load).collect();
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         loading.into_iter().try_for_each(join)
     })?;
     Ok(ebpf)
+}
+
+/// All programs.
+fn programs() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().chain(program::STAGES)
 }
 
 fn load_program(name: &'static str, program: &mut Program) -> Result<(), LoadError> {

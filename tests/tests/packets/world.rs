@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, Queue, Stack, lpm_trie::Key};
+use aya::maps::{
+    Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray, Queue, Stack, lpm_trie::Key,
+};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, Pod};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -475,7 +477,20 @@ pub fn load(object: &[u8]) -> Ebpf {
         let program: &mut SchedClassifier = program.try_into().expect("TC");
         program.load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
     }
+    lead_on(&mut ebpf);
     ebpf
+}
+
+/// Leads the programs at the hooks to those that they go on in.
+fn lead_on(ebpf: &mut Ebpf) {
+    let fds = program::STAGES.map(|name| {
+        let program: &SchedClassifier = ebpf.program(name).expect("a program").try_into().expect("TC");
+        program.fd().expect("it is loaded").try_clone().expect("a file descriptor")
+    });
+    let mut stages: ProgramArray<_> = map(ebpf, map::STAGES);
+    for (stage, program) in (0..).zip(&fds) {
+        stages.set(stage, program, 0).expect("an entry");
+    }
 }
 
 /// A map, as what it is.

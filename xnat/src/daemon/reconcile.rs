@@ -29,6 +29,7 @@ impl Daemon {
             self.maps.forget_quotas()?;
         }
         self.hooks.drop_leftovers(&mut self.undo)?;
+        self.dataplane.drop_other_stages(&self.settings.instance)?;
         if let Some(place) = self.failed.first() {
             anyhow::bail!("{} has no hooks", self.there.name(place.link));
         }

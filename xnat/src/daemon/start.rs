@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use xnat_common::names::program;
 
 use super::Daemon;
 use super::collection::Collector;
@@ -153,9 +152,7 @@ fn load(settings: &Settings, plan: &Plan) -> Result<(UndoFile, bool, Loaded), Fa
         list.uplink = Some(uplink);
     })?;
     let adopt = earlier.is_some();
-    // Most hosts have no forwards. Those of an earlier run are not known before the maps are there.
-    let needed = |program: &str| program != program::LOOPBACK_EGRESS || !settings.forwards.is_empty();
-    let (mut dataplane, earlier) = Dataplane::load(instance, settings.max_flows, needed)?;
+    let (mut dataplane, earlier) = Dataplane::load(instance, settings.max_flows)?;
     let mut maps = Maps::of(&mut dataplane)?;
     let boot = maps.table_id(random()?)?;
     let seed = maps.seed(random()?)?;
