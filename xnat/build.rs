@@ -12,6 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
 /// What the object's contents depend on, from the workspace's root.
 const SOURCES: [&str; 6] =
@@ -76,10 +78,55 @@ fn build_object(root: &Path) -> Result<PathBuf> {
         println!("cargo::warning={line}");
     }
     let built = target_dir.join(target).join("ebpf/xnat");
+    let whole = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let stripped = stripped(&whole).with_context(|| format!("cannot strip {}", built.display()))?;
     // A copy of our own: the other may be replaced while this build of xnat still embeds it.
     let object = out_dir.join("xnat.o");
-    fs::copy(&built, &object).with_context(|| format!("cannot copy {}", built.display()))?;
+    fs::write(&object, stripped).with_context(|| format!("cannot write {}", object.display()))?;
     Ok(object)
+}
+
+/// The object without what each start would have to read through for nothing: DWARF, from which the linker has made BTF,
+/// and the source line of each instruction, of which aya makes a copy for each function and the kernel one more.
+fn stripped(object: &[u8]) -> Result<Vec<u8>> {
+    const DROPPED: [&[u8]; 3] = [b".debug_", b".rel.debug_", b".rel.BTF"];
+    let mut object = Builder::read(object)?;
+    for section in &mut object.sections {
+        section.delete = DROPPED.iter().any(|prefix| section.name.starts_with(prefix));
+        if let (b".BTF.ext", SectionData::Data(data)) = (section.name.as_slice(), &mut section.data) {
+            drop_lines(data.to_mut())?;
+        }
+    }
+    object.delete_orphan_symbols();
+    object.delete_orphan_relocations();
+    // LLVM has sections' names among those of symbols, the builder has them apart.
+    let names = object.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    object.write(&mut stripped)?;
+    Ok(stripped)
+}
+
+/// Takes the source lines out of `.BTF.ext` (`struct btf_ext_header`), behind which there is nothing else.
+fn drop_lines(data: &mut Vec<u8>) -> Result<()> {
+    // Words of the header: its own length, and offset and length of lines and of relocations.
+    let [length, lines, lines_len, relocations, relocations_len] = [4, 16, 20, 24, 28];
+    let word = |data: &[u8], at: usize| -> Result<u32> {
+        let bytes = data.get(at..at + 4).context(".BTF.ext is shorter than its header")?;
+        Ok(u32::from_ne_bytes(bytes.try_into()?))
+    };
+    if word(data, relocations_len)? != 0 {
+        bail!(".BTF.ext has relocations, which would be lost with the source lines");
+    }
+    let end = word(data, length)? + word(data, lines)?;
+    data.truncate(end as usize);
+    for at in [lines_len, relocations] {
+        data[at..at + 4].fill(0);
+    }
+    Ok(())
 }
 
 /// Where the inner cargo builds: `ebpf` beside the profiles' directories, so that the profiles, and

@@ -3,6 +3,7 @@
 //! In this order: a forward has it; the host has it; a mapping has it, and lets the sender in or not; the default container
 //! has it. Everything else is the host's.
 
+use aya_ebpf::bindings::__sk_buff;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
@@ -28,6 +29,14 @@ impl Target {
     #[inline(always)]
     fn new(kind: Kind, address: Addr, port: Port, admits: bool) -> Self {
         Self(u64::from(address.0) << 32 | u64::from(port.0) << 16 | (kind as u64) << 8 | u64::from(admits))
+    }
+
+    /// What stands for "the packet passes" where a target would be.
+    const PASS: u64 = u64::MAX;
+
+    #[inline(always)]
+    fn of_answer(answer: u64) -> Step<Self> {
+        if answer == Self::PASS { Err(Verdict::PASS) } else { Ok(Self(answer)) }
     }
 
     #[inline(always)]
@@ -60,7 +69,7 @@ pub fn from_wire(skb: Skb) -> Step<&'static Opening> {
     if maps::subnet(headers.tuple.src).is_some() {
         return Err(Verdict::PASS);
     }
-    let mut target = target(skb, config, headers, Side::Wire)?;
+    let mut target = Target::of_answer(xnat_target(skb.raw(), Side::Wire as u32))?;
     if target == Target::NONE {
         target = default_target(skb, config, headers)?;
     }
@@ -90,7 +99,7 @@ pub fn from_itself(skb: Skb) -> Step<&'static Opening> {
 /// receiver sees that address as the sender's as well (RFC 4787 REQ-9).
 #[inline(always)]
 pub fn hairpin(skb: Skb, config: &Config, headers: &Headers, inside: u32) -> Step<&'static Opening> {
-    let target = target(skb, config, headers, Side::Inside)?;
+    let target = Target::of_answer(xnat_target(skb.raw(), Side::Inside as u32))?;
     if target == Target::NONE {
         return Err(Verdict::PASS);
     }
@@ -114,12 +123,25 @@ fn reply(target: Target, headers: &Headers, sender: Addr) -> Tuple {
     Tuple { src: target.address(), dst: sender, sport: target.port(), dport: headers.tuple.sport }
 }
 
-/// The container that a forward or a mapping has the packet for.
+/// The container that a forward or a mapping has the packet for, if it is not the host's: a [`Target`], or [`Target::PASS`].
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_target(skb: *mut __sk_buff, side: u32) -> u64 {
+    let skb = Skb::from_raw(skb);
+    let side = if side == Side::Wire as u32 { Side::Wire } else { Side::Inside };
+    let (Some(config), Ok(headers)) = (maps::config(), parse::headers(skb)) else {
+        return Target::PASS;
+    };
+    target(skb, config, &headers, side).map_or(Target::PASS, |target| target.0)
+}
+
 #[inline(always)]
-fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Target> {
+fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Option<Target> {
     // In the middle of a connection that nobody here knows: the host resets it.
     if headers.proto == proto::TCP && !headers.opens() {
-        return Err(Verdict::PASS);
+        return None;
     }
     let port = headers.tuple.dport;
     // What the host is asking or answering itself stays its own, though a forward has the port.
@@ -128,30 +150,30 @@ fn target(skb: Skb, config: &Config, headers: &Headers, side: Side) -> Step<Targ
         _ => headers.proto == proto::UDP && socket::takes(skb, proto::UDP, &headers.tuple, Rival::Connected),
     };
     if own_talk {
-        return Ok(Target::NONE);
+        return Some(Target::NONE);
     }
     let key = ForwardKey { port, proto: headers.proto, zero: 0 };
     if let Some(forward) = maps::forward(config, &key) {
-        return Ok(Target::new(Kind::Forward, forward.address, forward.port, true));
+        return Some(Target::new(Kind::Forward, forward.address, forward.port, true));
     }
     // A query is for the host: its identifier is the sender's.
     if headers.proto == proto::ICMP && !matches!(Icmp::of(headers.flags), Icmp::Answer) {
-        return Ok(Target::NONE);
+        return Some(Target::NONE);
     }
     // A hairpin comes from our own address.
     let remote = if let Side::Wire = side { headers.tuple.src } else { config.address };
     let admitted = filtering::admits(config, headers.proto, port, remote);
     if admitted.is_free() && mapping::owner_of(headers.proto, port).is_free() || is_hosts(skb, headers) {
-        return Ok(Target::NONE);
+        return Some(Target::NONE);
     }
     let admits = !admitted.is_free();
     let owner = if admits { admitted } else { mapping::owner_of(headers.proto, port) };
     // A peer is told by the host's error that a flow is unknown here; what opens a connection belongs to none.
     let may_be_unknown = headers.proto != proto::TCP && maps::speaking_peer(remote).is_some();
     if !admits && (may_be_unknown || owner.is_leaving()) {
-        return Ok(Target::NONE);
+        return Some(Target::NONE);
     }
-    Ok(Target::new(Kind::Mapped, owner.address(), owner.port(), admits))
+    Some(Target::new(Kind::Mapped, owner.address(), owner.port(), admits))
 }
 
 /// The container that gets what peers without xnat address to this host, as far as the host has no use for it.

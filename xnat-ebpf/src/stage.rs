@@ -14,7 +14,7 @@ use xnat_common::names::program;
 use xnat_common::packet::Headers;
 
 use crate::last_gate;
-use crate::maps::STAGES;
+use crate::maps::{self, STAGES};
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 
@@ -204,13 +204,14 @@ impl Next {
     }
 }
 
-/// Goes on in a stage. One that is not there, because somebody has removed the pins of a dataplane whose daemon is dead,
-/// drops the packet.
+/// Goes on in a stage. There is none while a dataplane is being loaded, which is configured last: then the packet passes.
+/// Otherwise somebody has removed the pins of a dataplane whose daemon is dead, and it is dropped.
 #[inline(always)]
 pub fn go(context: &TcContext, stage: Stage) -> i32 {
     // SAFETY: nothing here has a destructor.
     unsafe { STAGES.tail_call(context, stage as u32) };
-    Verdict::drop(Counter::StageMissing).finish()
+    let fate = if maps::config().is_some() { Verdict::drop(Counter::StageMissing) } else { Verdict::PASS };
+    fate.finish()
 }
 
 /// The end of a packet's long way.

@@ -6,7 +6,7 @@ use std::{fmt, fs, io};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcHandle, qdisc_add_clsact};
-use aya::programs::{LinkOrder, ProgramError, TcAttach, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttach, TcAttachType};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -133,6 +133,24 @@ impl Hooks {
         Ok(())
     }
 
+    /// As [`Self::attach`], for the first hooks of a dataplane that is being loaded, at those of the wanted places where
+    /// this program belongs. Where it cannot be attached now that is left to [`Self::attach`].
+    pub(crate) fn attach_early(
+        &mut self,
+        wanted: &BTreeMap<Place, &'static str>,
+        name: &'static str,
+        program: &mut SchedClassifier,
+    ) {
+        if self.kind != HookKind::Tcx {
+            return;
+        }
+        for (&place, _) in wanted.iter().filter(|(_, wanted)| **wanted == name) {
+            if let Ok(attached) = self.attach_tcx(place, name, program) {
+                self.attached.insert(place, (name, attached));
+            }
+        }
+    }
+
     /// Attaches a program at a place where there is none of this run's yet. True if it was missing. What an earlier run
     /// has left there goes at once: two would treat every packet twice.
     pub(crate) async fn attach(
@@ -147,7 +165,7 @@ impl Hooks {
             return Ok(false);
         }
         let attached = match self.kind {
-            HookKind::Tcx => self.attach_tcx(place, program, dataplane)?,
+            HookKind::Tcx => self.attach_tcx(place, program, dataplane.program(program)?)?,
             HookKind::Clsact => self.attach_clsact(place, program, dataplane, undo, netlink).await?,
         };
         let own = attached.filter().cloned();
@@ -189,9 +207,13 @@ impl Hooks {
         })
     }
 
-    fn attach_tcx(&self, place: Place, name: &'static str, dataplane: &mut Dataplane) -> Result<Attached, HookError> {
+    fn attach_tcx(
+        &self,
+        place: Place,
+        name: &'static str,
+        program: &mut SchedClassifier,
+    ) -> Result<Attached, HookError> {
         let wrong = |error| HookError::Attach { program: name, error };
-        let program = dataplane.program(name)?;
         let pin = self.pin(place);
         let adopted = if self.adopt { open_link(&pin) } else { None };
         let adopted = adopted.and_then(|link| program.attach_to_link(link).ok());
@@ -349,7 +371,7 @@ fn replace_filter(
 
 /// Whether this kernel has TCX.
 pub(crate) fn has_tcx() -> bool {
-    let asked = aya::programs::SchedClassifier::query_tcx(c"lo", TcAttachType::Ingress);
+    let asked = SchedClassifier::query_tcx(c"lo", TcAttachType::Ingress);
     // A kernel without it does not know the attach type.
     asked.is_ok() || asked.is_err_and(|error| io_kind(&error) == Some(io::ErrorKind::PermissionDenied))
 }

@@ -1,7 +1,11 @@
 //! The dataplane: loading the object that this binary carries, with maps that outlive it.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::{fs, io};
 
@@ -52,14 +56,13 @@ const PINNED: [&str; 28] = [
     map::SENT,
 ];
 
-/// The programs that are not reached from others.
-const PROGRAMS: [&str; 6] = [
-    program::INSIDE_INGRESS,
-    program::INSIDE_EGRESS,
-    program::UPLINK_INGRESS,
+/// The programs at hooks, those first that are loaded soonest.
+const AT_HOOKS: [&str; 5] = [
     program::UPLINK_EGRESS,
     program::LOOPBACK_EGRESS,
-    program::COLLECT,
+    program::INSIDE_EGRESS,
+    program::UPLINK_INGRESS,
+    program::INSIDE_INGRESS,
 ];
 
 /// Why the dataplane could not be loaded.
@@ -101,17 +104,28 @@ pub(crate) struct Dataplane {
 }
 
 impl Dataplane {
-    /// Loads programs and maps for `instance`, taking up the maps of an earlier run if they fit.
-    pub(crate) fn load(instance: &Instance, max_flows: u32) -> Result<(Self, Earlier), LoadError> {
+    /// Loads programs and maps for `instance`, taking up the maps of an earlier run if they fit. If there are none, `early`
+    /// gets each program at hooks while the next ones are being loaded, and may attach it: without a configuration it lets
+    /// everything through.
+    pub(crate) fn load(
+        instance: &Instance,
+        max_flows: u32,
+        early: impl Fn(&'static str, &mut SchedClassifier),
+    ) -> Result<(Self, Earlier), LoadError> {
         let mut earlier = look(instance);
         if matches!(earlier, Earlier::Removed(_)) {
             clear(instance)?;
         }
-        let loaded = match load_pinned(instance, max_flows) {
+        let wait = |_: &'static str, _: &mut SchedClassifier| {};
+        let loaded = match if earlier == Earlier::Reused {
+            load_pinned(instance, max_flows, wait)
+        } else {
+            load_pinned(instance, max_flows, &early)
+        } {
             Err(LoadError::Object(EbpfError::MapError(error @ MapError::IncompatiblePinnedMap { .. }))) => {
                 earlier = Earlier::Removed(error.to_string());
                 clear(instance)?;
-                load_pinned(instance, max_flows)
+                load_pinned(instance, max_flows, &early)
             }
             loaded => loaded,
         };
@@ -127,9 +141,9 @@ impl Dataplane {
         const FEW: u32 = 1024;
         let mut loader = EbpfLoader::new();
         size(&mut loader, FEW);
-        let mut dataplane = Self { ebpf: load_programs(&mut loader)?, stages: None };
+        let mut dataplane = Self { ebpf: load_programs(&mut loader, |_, _| {})?, stages: None };
         let mut counts = Vec::new();
-        for name in programs() {
+        for name in programs_in_order() {
             let info = dataplane.program(name)?.info().map_err(|error| LoadError::Program { name, error })?;
             counts.push((name, info.verified_instruction_count().unwrap_or(0)));
         }
@@ -214,7 +228,11 @@ fn clear(instance: &Instance) -> Result<(), LoadError> {
     remove_tree(&path).map_err(|error| LoadError::Pins { path, error })
 }
 
-fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Dataplane, LoadError> {
+fn load_pinned(
+    instance: &Instance,
+    max_flows: u32,
+    early: impl Fn(&'static str, &mut SchedClassifier),
+) -> Result<Dataplane, LoadError> {
     for path in [instance.maps(), instance.links(), instance.stages()] {
         fs::create_dir_all(&path).map_err(|error| LoadError::Pins { path, error })?;
     }
@@ -223,7 +241,7 @@ fn load_pinned(instance: &Instance, max_flows: u32) -> Result<Dataplane, LoadErr
     for name in PINNED {
         loader.map_pin_path(name, instance.map(name));
     }
-    let mut dataplane = Dataplane { ebpf: load_programs(&mut loader)?, stages: None };
+    let mut dataplane = Dataplane { ebpf: load_programs(&mut loader, early)?, stages: None };
     dataplane.lead_on(instance)?;
     Ok(dataplane)
 }
@@ -236,29 +254,52 @@ fn size(loader: &mut EbpfLoader<'_>, max_flows: u32) {
     loader.map_max_entries(map::REMOTES, max_flows);
 }
 
-fn load_programs(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LoadError> {
+/// Loads what the object has, the programs at hooks first; `early` gets each of these while others are being loaded.
+fn load_programs(
+    loader: &mut EbpfLoader<'_>,
+    early: impl Fn(&'static str, &mut SchedClassifier),
+) -> Result<Ebpf, LoadError> {
     let mut ebpf = loader.load(OBJECT)?;
-    if let Some(missing) = programs().find(|name| ebpf.program(name).is_none()) {
-        return Err(LoadError::NoProgram(missing));
+    let mut programs: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    let mut queue = VecDeque::new();
+    for name in programs_in_order() {
+        queue.push_back((name, programs.remove(name).ok_or(LoadError::NoProgram(name))?));
     }
+    let queue = Mutex::new(queue);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     // Side by side: the kernel takes its time to verify each.
     std::thread::scope(|scope| {
-        let load = |(name, program)| scope.spawn(move || load_program(name, program));
-        let named = |(name, program)| Some((programs().find(|it| *it == name)?, program));
-        let loading: Vec<_> = ebpf.programs_mut().filter_map(named).map(load).collect();
+        let (sender, loaded) = mpsc::channel();
+        let work = |sender: Sender<_>| -> Result<(), LoadError> {
+            while let Some((name, program)) = next() {
+                let program = load_program(name, program)?;
+                if AT_HOOKS.contains(&name) {
+                    // Received below, as long as there is a sender.
+                    let _ = sender.send((name, program));
+                }
+            }
+            Ok(())
+        };
+        let worker = |sender: Sender<_>| scope.spawn(move || work(sender));
+        let working: Vec<_> = (0..workers).map(|_| worker(sender.clone())).collect();
+        drop(sender);
+        loaded.into_iter().for_each(|(name, program)| early(name, program));
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-        loading.into_iter().try_for_each(join)
+        working.into_iter().try_for_each(join)
     })?;
     Ok(ebpf)
 }
 
-/// All programs.
-fn programs() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.into_iter().chain(program::STAGES)
+/// All programs, in the order in which they are loaded: those that are waited for first, then those that take longest.
+fn programs_in_order() -> impl Iterator<Item = &'static str> {
+    let [classify, open, translate, error, fragment] = program::STAGES;
+    AT_HOOKS.into_iter().chain([open, classify, translate, fragment, error, program::COLLECT])
 }
 
-fn load_program(name: &'static str, program: &mut Program) -> Result<(), LoadError> {
+fn load_program<'a>(name: &'static str, program: &'a mut Program) -> Result<&'a mut SchedClassifier, LoadError> {
     let wrong = |error| LoadError::Program { name, error };
     let program: &mut SchedClassifier = program.try_into().map_err(wrong)?;
-    program.load().map_err(wrong)
+    program.load().map_err(wrong)?;
+    Ok(program)
 }

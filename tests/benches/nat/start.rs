@@ -5,9 +5,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, tc::TcAttachType};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use xnat_common::config::Config;
+use xnat_common::names;
 use xnat_tests::xnat::{self, Instance};
 
 use crate::candidate::{Candidate, Setup, Terms};
@@ -19,6 +22,8 @@ use crate::sample::{Measured, Summary};
 
 /// A start that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(20);
+/// What else may come and go meanwhile, in kibibytes.
+const SLACK: u64 = 4096;
 /// Where hooks are awaited: at the container's port and at both sides of the uplink.
 const HOOKS: [(&std::ffi::CStr, TcAttachType); 3] =
     [(c"port0", TcAttachType::Ingress), (c"eth0", TcAttachType::Ingress), (c"eth0", TcAttachType::Egress)];
@@ -32,15 +37,17 @@ pub fn steps(plan: &Plan) -> u64 {
 pub fn measure(plan: &Plan, progress: &Progress, measured: &mut Measured) -> Result<()> {
     let rig = Rig::new();
     let (mut attached, mut loaded) = (Vec::new(), Vec::new());
+    let before = mapped_by_kernel()?;
     for _ in 0..plan.starts {
         progress.doing("starting".to_owned())?;
+        await_freed(before)?;
         let start = start_once(&rig)?;
         attached.push(start.attached.as_secs_f64() * 1e3);
         loaded.push(start.loading.as_secs_f64() * 1e3);
         progress.done(1);
     }
     for (id, title, figures) in [
-        ("start/attached", "from exec until all hooks are attached", &attached),
+        ("start/attached", "from exec until all hooks are attached, and the dataplane configured", &attached),
         ("start/loading", "of which from the first program's loading on", &loaded),
     ] {
         let Some(summary) = Summary::of(figures) else { continue };
@@ -69,6 +76,27 @@ struct Start {
     loading: Duration,
 }
 
+/// Waits until what the run before has left is freed: that takes the kernel a while, on the processors that the next run
+/// starts on.
+fn await_freed(before: u64) -> Result<()> {
+    let start = Instant::now();
+    while mapped_by_kernel()? > before + SLACK {
+        if start.elapsed() > LIMIT {
+            bail!("the kernel has not freed the maps of the run before after {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Memory that the kernel has mapped for itself, as it does for maps, in kibibytes.
+fn mapped_by_kernel() -> Result<u64> {
+    let all = fs::read_to_string("/proc/meminfo")?;
+    let line = all.lines().find_map(|line| line.strip_prefix("VmallocUsed:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.context("no VmallocUsed in /proc/meminfo")?.parse().context("VmallocUsed in /proc/meminfo")
+}
+
 /// Starts it inside the host, without any program in between, and watches the hooks.
 fn start_once(rig: &Rig) -> Result<Start> {
     let instance = Instance::new(&rig.host);
@@ -82,7 +110,7 @@ fn start_once(rig: &Rig) -> Result<Start> {
             .stderr(Stdio::null())
             .spawn()?;
         let attached = loop {
-            if all_attached() {
+            if all_attached() && is_configured(instance.name()) {
                 break Ok(start.elapsed());
             }
             if start.elapsed() > LIMIT {
@@ -110,6 +138,14 @@ fn all_attached() -> bool {
     HOOKS.iter().all(|&(interface, side)| {
         SchedClassifier::query_tcx(interface, side).is_ok_and(|(_, programs)| !programs.is_empty())
     })
+}
+
+/// Whether the dataplane has its configuration. Without one it lets everything through, hooked or not.
+fn is_configured(instance: &str) -> bool {
+    let pin = format!("/sys/fs/bpf/xnat/{instance}/v{}/maps/{}", names::LAYOUT, names::map::CONFIG);
+    let map = MapData::from_pin(pin).ok().map(Map::Array);
+    let configs = map.and_then(|map| Array::<_, Config>::try_from(map).ok());
+    configs.and_then(|configs| configs.get(&0, 0).ok()).is_some_and(|config| config.uplink != 0)
 }
 
 /// When the first of the programs was loaded that were loaded after a time, both since the machine was started.

@@ -11,8 +11,9 @@ use super::{Daemon, insides};
 use crate::hooks::{Place, Side};
 use crate::loader::Earlier;
 use crate::maps::MapsError;
-use crate::net::snapshot::LOOPBACK;
+use crate::net::snapshot::{LOOPBACK, Snapshot};
 use crate::net::sysctl;
+use crate::plan::Plan;
 use crate::say;
 use crate::state::{Interface, note};
 use crate::table;
@@ -81,7 +82,7 @@ impl Daemon {
         self.follow_peers().await
     }
 
-    fn tell_changes(&self, new: &crate::plan::Plan) {
+    fn tell_changes(&self, new: &Plan) {
         let old = &self.plan;
         if old.address != new.address {
             say::event(format_args!("uplink {} has the address {} now", new.uplink.name, new.address));
@@ -106,8 +107,10 @@ impl Daemon {
 
     fn write_interfaces(&mut self) -> anyhow::Result<()> {
         let insides = insides::find(&self.plan.insides, &self.there);
-        let mut changed = self.write_config()? | self.maps.set_insides(&insides)?;
+        let mut changed = self.maps.set_insides(&insides)?;
         changed |= self.maps.set_own_subnets(&self.plan.own_subnets(&self.settings))?;
+        // Last: without it hooks that are there already let everything through.
+        changed |= self.write_config()?;
         self.vigil.mind(self.plan.insides.keys().copied().chain([self.plan.uplink.index]).collect());
         if changed {
             self.vigil.raise();
@@ -130,31 +133,8 @@ impl Daemon {
         Config { flags, ..settled }
     }
 
-    /// Which program belongs where.
-    fn wanted_hooks(&self) -> BTreeMap<Place, &'static str> {
-        let mut wanted = BTreeMap::new();
-        let mut want = |link, side, program| wanted.insert(Place { link, side }, program);
-        // Away or not: as long as anything can leave there, nothing of the containers' may leave untranslated.
-        if self.there.links.contains_key(&self.plan.uplink.index) {
-            want(self.plan.uplink.index, Side::In, program::UPLINK_INGRESS);
-            want(self.plan.uplink.index, Side::Out, program::UPLINK_EGRESS);
-        }
-        for &index in self.plan.insides.keys().filter(|index| self.there.links.contains_key(index)) {
-            want(index, Side::In, program::INSIDE_INGRESS);
-            want(index, Side::Out, program::INSIDE_EGRESS);
-            for port in self.there.ports(index) {
-                want(port.index, Side::In, program::INSIDE_INGRESS);
-            }
-        }
-        // What the host sends to its own address on the wire goes this way, and forwards have a part in it.
-        if !self.forwards.is_empty() && self.there.links.contains_key(&LOOPBACK) {
-            want(LOOPBACK, Side::Out, program::LOOPBACK_EGRESS);
-        }
-        wanted
-    }
-
     pub(super) async fn attach_hooks(&mut self) -> anyhow::Result<()> {
-        let wanted = self.wanted_hooks();
+        let wanted = wanted_hooks(&self.plan, &self.there, !self.forwards.is_empty());
         let before: Vec<_> = self.hooks.places().map(|(place, _)| place).collect();
         self.hooks.retain(&wanted, &mut self.undo, &self.netlink).await?;
         self.failed.retain(|place| wanted.contains_key(place));
@@ -203,4 +183,27 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// Which program belongs where.
+pub(super) fn wanted_hooks(plan: &Plan, there: &Snapshot, forwards: bool) -> BTreeMap<Place, &'static str> {
+    let mut wanted = BTreeMap::new();
+    let mut want = |link, side, program| wanted.insert(Place { link, side }, program);
+    // Away or not: as long as anything can leave there, nothing of the containers' may leave untranslated.
+    if there.links.contains_key(&plan.uplink.index) {
+        want(plan.uplink.index, Side::In, program::UPLINK_INGRESS);
+        want(plan.uplink.index, Side::Out, program::UPLINK_EGRESS);
+    }
+    for &index in plan.insides.keys().filter(|index| there.links.contains_key(index)) {
+        want(index, Side::In, program::INSIDE_INGRESS);
+        want(index, Side::Out, program::INSIDE_EGRESS);
+        for port in there.ports(index) {
+            want(port.index, Side::In, program::INSIDE_INGRESS);
+        }
+    }
+    // What the host sends to its own address on the wire goes this way, and forwards have a part in it.
+    if forwards && there.links.contains_key(&LOOPBACK) {
+        want(LOOPBACK, Side::Out, program::LOOPBACK_EGRESS);
+    }
+    wanted
 }

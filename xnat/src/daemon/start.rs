@@ -1,5 +1,6 @@
 //! From settings to a running dataplane.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -8,10 +9,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use aya::programs::SchedClassifier;
 
-use super::Daemon;
 use super::collection::Collector;
 use super::vigil::Vigil;
+use super::{Daemon, reconcile};
 use crate::cli::HookChoice;
 use crate::commands::Failure;
 use crate::config::{ConfigError, Settings};
@@ -70,7 +72,7 @@ impl Prepared {
         let instance = settings.instance.clone();
         let fresh = !state::exists(&instance);
         let lock = Lock::take(&instance).map_err(running)?;
-        let (undo, adopt, loaded) = match load(&settings, &plan) {
+        let (undo, hooks, loaded) = match load(&settings, &plan, &there, kind) {
             Ok(loaded) => loaded,
             Err(failure) if fresh => {
                 let _ = lock.remove();
@@ -80,7 +82,6 @@ impl Prepared {
         };
         let Loaded { dataplane, earlier, maps, seed, vigil, roster } = loaded;
         tell_earlier(&earlier);
-        let hooks = Hooks::new(&instance, kind, adopt && earlier == Earlier::Reused);
         let collector = Collector::new(settings.max_flows, &settings.timeouts, Instant::now());
         let mut daemon = Daemon {
             settings,
@@ -132,9 +133,13 @@ struct Loaded {
     roster: Roster,
 }
 
-/// Loads the dataplane, with nothing attached yet. Also the undo list, and whether hooks of an earlier run are where
-/// this one runs.
-fn load(settings: &Settings, plan: &Plan) -> Result<(UndoFile, bool, Loaded), Failure> {
+/// Loads the dataplane, which lets everything through until it is configured, unless an earlier run's lives on.
+fn load(
+    settings: &Settings,
+    plan: &Plan,
+    there: &Snapshot,
+    kind: HookKind,
+) -> Result<(UndoFile, Hooks, Loaded), Failure> {
     let instance = &settings.instance;
     let namespace = Namespace::current().context("asking for the network namespace")?;
     let mut undo = UndoFile::open(instance)?;
@@ -152,13 +157,24 @@ fn load(settings: &Settings, plan: &Plan) -> Result<(UndoFile, bool, Loaded), Fa
         list.uplink = Some(uplink);
     })?;
     let adopt = earlier.is_some();
-    let (mut dataplane, earlier) = Dataplane::load(instance, settings.max_flows)?;
+    // Attaching takes as long as loading, nearly all of it waiting for grace periods, so both are done at the same time.
+    let early = RefCell::new(Hooks::new(instance, kind, false));
+    let wanted = reconcile::wanted_hooks(plan, there, !settings.forwards.is_empty());
+    let filters = !undo.list().filters.is_empty();
+    let attach = |name: &'static str, program: &mut SchedClassifier| {
+        // Where an earlier run's filters are still attached, one takes the place of the other.
+        if !filters {
+            early.borrow_mut().attach_early(&wanted, name, program);
+        }
+    };
+    let (mut dataplane, earlier) = Dataplane::load(instance, settings.max_flows, attach)?;
+    let hooks = if earlier == Earlier::Reused { Hooks::new(instance, kind, adopt) } else { early.into_inner() };
     let mut maps = Maps::of(&mut dataplane)?;
     let boot = maps.table_id(random()?)?;
     let seed = maps.seed(random()?)?;
     let vigil = maps.watch().and_then(Vigil::new).context("mapping the map WATCH into memory")?;
     let roster = Roster::new(&settings.peers, &settings.subnets, plan.address, boot);
-    Ok((undo, adopt, Loaded { dataplane, earlier, maps, seed, vigil, roster }))
+    Ok((undo, hooks, Loaded { dataplane, earlier, maps, seed, vigil, roster }))
 }
 
 fn tell_earlier(earlier: &Earlier) {
