@@ -100,7 +100,7 @@ counters! {
     51 FragmentQuota "fragment_quota" Drop "fragments of a source with too many unfinished datagrams, or too long to be kept";
     52 FragmentExpired "fragment_expired" Drop "fragments kept for a first one that did not come in time";
     53 TcpImplausible "tcp_implausible" Event "segments outside of the window, translated without effect on the flow";
-    54 StageMissing "stage_missing" Drop "packets that met a dataplane in parts: its pins were removed, its hooks were not";
+    54 StageMissing "stage_missing" Fallback "packets that met a dataplane of which only the hooks were left, left to the kernel";
 }
 
 /// Room in the `COUNTERS` map, so that new counters do not change its layout.

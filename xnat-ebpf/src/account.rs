@@ -21,12 +21,44 @@ pub fn account(skb: Skb, reference: FlowRef, headers: &Headers, now: Ticks) -> b
     let effect = if headers.proto == proto::TCP && !headers.is_later_fragment() {
         let opens = headers.flags & flags::SYN != 0;
         let scale = if opens { segment::scale(skb, headers) } else { Scale::NONE };
-        let lengths = u32::from(headers.total_len) << 16 | u32::from(headers.ip_len) << 8 | u32::from(scale.0);
-        Effect(xnat_take_segment(skb.raw(), reference, lengths))
+        Effect(xnat_take_segment(skb.raw(), reference, lengths(headers, scale)))
     } else {
         Effect::without_segment(headers.proto)
     };
     xnat_account(reference, effect.0, u32::from(headers.total_len), now.0) != 0
+}
+
+/// As [`account`], for the segment that opens a connection, of a flow that has just been opened for it.
+#[inline(always)]
+pub fn account_opening(skb: Skb, reference: FlowRef, headers: &Headers, now: Ticks) -> bool {
+    let lengths = lengths(headers, segment::scale(skb, headers));
+    // If it is implausible, another one has opened the flow in this moment.
+    xnat_account_opening(skb.raw(), reference.to_bits(), lengths, now.0) != 0 || account(skb, reference, headers, now)
+}
+
+/// As [`account_opening`]; zero if the segment is not plausible, or the flow has been collected.
+///
+/// A global function, which the verifier checks once by itself; and one instead of several, because it is for openings.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_account_opening(skb: *mut __sk_buff, reference: u64, lengths: u32, now: u32) -> u32 {
+    let (Some(found), Some(segment)) =
+        (lookup::by_reference(FlowRef::from_bits(reference)), segment::read(Skb::from_raw(skb), lengths))
+    else {
+        return 0;
+    };
+    let segment = Segment { flags: flags::SYN, ..segment };
+    let judgement = judge(&found, &segment);
+    if judgement as u8 != Judgement::Plausible as u8 {
+        return 0;
+    }
+    advance(&found, Effect::of(judgement, &segment), lengths >> 16, Ticks(now)).into()
+}
+
+/// What the judge has to know of a segment's lengths, and of its scale.
+#[inline(always)]
+fn lengths(headers: &Headers, scale: Scale) -> u32 {
+    u32::from(headers.total_len) << 16 | u32::from(headers.ip_len) << 8 | u32::from(scale.0)
 }
 
 /// What a packet means for its flow, in one word: a [`Judgement`] in the lowest octet, the segment's flags in the next,
@@ -117,20 +149,14 @@ extern "C" fn xnat_follow(state: u32, effect: u32, whose: u32) -> u32 {
     Effect(effect).follow(State(state), (whose >> 8) as u8, direction).0
 }
 
-/// Whether the effect is that of a plausible segment.
-#[inline(always)]
-pub fn is_plausible(effect: u32) -> bool {
-    effect & 0xff == Judgement::Plausible as u32
-}
-
 /// Judges a TCP segment and takes over what it says of the windows; returns its [`Effect`]. `lengths` are the total length
 /// (upper half), the length of the IP header (next octet) and, of a SYN, its [`Scale`].
 ///
-/// A global function, which the verifier checks once by itself: inlined, its branches would multiply everything that
-/// comes after it.
+/// A global function, which the verifier checks once by itself: inlined, the branches for all that a segment may be would
+/// multiply everything that comes after it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u32 {
+extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) -> u32 {
     let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
         return 0;
     };
@@ -138,6 +164,12 @@ pub extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) 
     let Some(segment) = segment::read(Skb::from_raw(skb), lengths) else {
         return 0;
     };
+    Effect::of(judge(&found, &segment), &segment).0
+}
+
+/// Judges a TCP segment and takes over what it says of the windows.
+#[inline(always)]
+pub fn judge(found: &Found, segment: &Segment) -> Judgement {
     let direction = found.direction();
     // SAFETY: fields of a map value; the directions are 0 and 1. What becomes of stores that lose a race is said at
     // `Window`.
@@ -146,9 +178,8 @@ pub extern "C" fn xnat_judge(skb: *mut __sk_buff, reference: u64, lengths: u32) 
         (&mut *windows.add(direction as usize), &mut *windows.add(direction.opposite() as usize))
     };
     // SAFETY: as above.
-    let noted = unsafe { noted_syn(&found, direction.opposite()).read_volatile() };
-    let judgement = window::judge(found.state().tcp(), sender, receiver, noted, &segment);
-    Effect::of(judgement, &segment).0
+    let noted = unsafe { noted_syn(found, direction.opposite()).read_volatile() };
+    window::judge(found.state().tcp(), sender, receiver, noted, segment)
 }
 
 /// Where the number behind a SYN without effect of one direction stands.
@@ -188,7 +219,12 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
     let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
         return 0;
     };
-    let effect = Effect(effect);
+    advance(&found, Effect(effect), len, Ticks(now)).into()
+}
+
+/// As [`xnat_account`].
+#[inline(always)]
+fn advance(found: &Found, effect: Effect, len: u32, now: Ticks) -> bool {
     let (kind, direction) = (found.flow().kind, found.direction());
     let from_wire = Kind::side(kind, direction) == Side::Wire;
     let old = found.state();
@@ -196,21 +232,21 @@ extern "C" fn xnat_account(reference: u64, effect: u32, len: u32, now: u32) -> u
     let idle_reset = effect.is_reset() && new.tcp() as u8 == old.tcp() as u8;
     let says_nothing = effect.is_none() || effect.has(Effect::ONLY_COUNTS) || idle_reset;
     let refreshes = !says_nothing && timeout::refreshes(kind, old, from_wire);
-    if refreshes && !found.refresh(Ticks(now)) {
-        return 0;
+    if refreshes && !found.refresh(now) {
+        return false;
     }
     if effect.is_none() {
         maps::count(Counter::TcpImplausible);
     } else if effect.0 & 0xff == Judgement::Restarts as u32 {
         maps::count(Counter::FlowsReopened);
     }
-    count(&found, len);
-    change(&found, |old| effect.on(old, kind, direction));
+    count(found, len);
+    change(found, old, new, |old| effect.on(old, kind, direction));
     if new.tcp().is_over() && !old.tcp().is_over() {
         // Whoever runs short of ports or records ends it. The longest closed makes room for it if it must.
-        let _ = CLOSED.push(&reference, u64::from(BPF_EXIST));
+        let _ = CLOSED.push(&found.reference.to_bits(), u64::from(BPF_EXIST));
     }
-    1
+    true
 }
 
 /// Counts a packet of `len` octets.
@@ -229,15 +265,16 @@ pub fn count(found: &Found, len: u32) {
     }
 }
 
-/// Changes the state. Another processor may be at the same flow; whoever loses looks again.
+/// Changes the state from `old` to `new`. Another processor may be at the same flow; whoever loses looks again what comes
+/// `next`.
 #[inline(always)]
-fn change(found: &Found, next: impl Fn(State) -> State) {
+fn change(found: &Found, mut old: State, mut new: State, next: impl Fn(State) -> State) {
     for _ in 0..4 {
-        let old = found.state();
-        let new = next(old);
         if new == old || found.change_state(old, new) {
             return;
         }
+        old = found.state();
+        new = next(old);
     }
 }
 

@@ -25,7 +25,10 @@ extern "C" fn xnat_admit(reference: u64) -> u32 {
     let [a, b] = admission(flow.original.dst, flow.reply.dport, flow.proto);
     // Without the lock: two flows may enter the same at once, and each takes its own entry away.
     match look(a, b) {
-        Some((place, buckets)) => put(&buckets, Entry::admitting(place.tag, reference.index())).into(),
+        Some((place, buckets)) => {
+            let here = survey(buckets.first, place.tag);
+            put(&buckets, here, Entry::admitting(place.tag, reference.index())).into()
+        }
         None => 0,
     }
 }

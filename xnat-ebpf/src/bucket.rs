@@ -98,10 +98,10 @@ pub fn is_zero(mut number: u64) -> u64 {
     number
 }
 
-/// Puts an entry into a tuple's first bucket, or into the second if the first is crowded; false if there is no room.
+/// Puts an entry into a tuple's first bucket, which has been looked over, or into the second if the first is crowded; false if
+/// there is no room.
 #[inline(always)]
-pub fn put(buckets: &Buckets, entry: Entry) -> bool {
-    let here = survey(buckets.first, 0);
+pub fn put(buckets: &Buckets, here: Survey, entry: Entry) -> bool {
     if here.used() < CROWDED && put_into(buckets.first, here, entry) {
         return true;
     }

@@ -86,14 +86,15 @@ const NO_PORT: u32 = u32::MAX - 1;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_take_slot(now: u32) -> u32 {
+    let now = Ticks(now);
     let (Some(config), Some(opening)) = (maps::config(), OPENING.get(0)) else {
         return NO_SLOT;
     };
     // Before anything has been taken that would have to be given back. While no daemon runs, what is refused pays for
     // collection all the same, because nothing else may come that does.
-    let is_hopeless = full::is_hopeless(config, opening, Ticks(now));
-    if !collect::is_done_by_daemon(Ticks(now)) || !is_hopeless && collect::is_urgent(config, Ticks(now)) {
-        collect::step(Ticks(now));
+    let is_hopeless = full::is_hopeless(config, opening, now);
+    if !collect::is_done_by_daemon(now) || !is_hopeless && collect::is_urgent(config, now) {
+        collect::step(now);
     }
     if is_hopeless {
         return NO_PORT;
@@ -108,7 +109,7 @@ extern "C" fn xnat_take_slot(now: u32) -> u32 {
     let Some(flow) = FLOWS.get_ptr_mut(index) else {
         return NO_SLOT;
     };
-    fill(flow, opening, Ticks(now));
+    fill(flow, opening, now);
     index
 }
 
@@ -133,7 +134,7 @@ extern "C" fn xnat_publish(reference: u64, both: u32) -> u64 {
         maps::flow_opened();
         // From here on others may end it.
         account::mark(&found, State::PUBLISHED, 0);
-        maps::count(Counter::FlowsOpened);
+        maps::count_here(Counter::FlowsOpened);
         return reference;
     }
     give_back(&found, has_port);

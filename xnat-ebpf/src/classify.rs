@@ -79,6 +79,10 @@ pub fn to_inside(skb: Skb) -> Verdict {
         skb.set_mark(0);
         return Verdict::PASS;
     }
+    // Without a configuration nobody knows whose subnets are whose.
+    if maps::config().is_none() {
+        return Verdict::PASS;
+    }
     // What a container has sent to the host to have it sent back is nobody's flow.
     let from_inside = maps::inside(skb.ingress_ifindex()).is_some();
     let mut headers = Headers::default();
@@ -186,6 +190,7 @@ pub fn to_wire(skb: Skb) -> Step<Next> {
         return Ok(Next::ERROR);
     }
     let next = Next::of_answer(xnat_flow_at_egress(skb.raw(), &raw mut headers));
+    // What opens a flow, or would if there was room, is no affair of the host's alone.
     if next.is_err() && headers.tuple.src == config.address && !headers.is_later_fragment() {
         Verdict::or_on(xnat_leave_alone(skb.raw(), &raw mut headers))?;
     }

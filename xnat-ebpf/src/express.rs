@@ -10,14 +10,13 @@
 //!
 //! Plain packets that open a flow go on in `express_open`.
 
-use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_csum_update;
 use xnat_common::checksum::{self, sum32};
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::hop::Watch;
 use xnat_common::packet::{Headers, ethernet, ipv4, proto, tcp_header, udp_header};
-use xnat_common::tcp::flags;
+use xnat_common::tcp::{Judgement, Segment, flags};
 use xnat_common::translate::Translation;
 use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
 
@@ -31,10 +30,6 @@ use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{account, express_open, forward, identification, rewrite};
 
-/// The packet goes the long way.
-pub const LONG_WAY: u64 = u64::MAX;
-/// See [`Lane::Opens`].
-const OPENS: u64 = u64::MAX - 1;
 /// Where the transport header begins.
 const TRANSPORT: usize = IP + ipv4::LEN;
 /// Version 4, and a header of 20 octets.
@@ -53,53 +48,29 @@ pub enum Lane {
 /// From a container, at a port of the bridge or a plain interface.
 #[inline(always)]
 pub fn from_inside(skb: Skb) -> Lane {
-    match xnat_express_out(skb.raw()) {
-        OPENS => Lane::Opens,
-        answer => lane_of(answer),
-    }
+    lane::<true>(skb)
 }
 
 /// From the wire.
 #[inline(always)]
 pub fn from_wire(skb: Skb) -> Lane {
-    lane_of(xnat_express_in(skb.raw()))
+    lane::<false>(skb)
 }
 
 #[inline(always)]
-fn lane_of(answer: u64) -> Lane {
-    verdict(answer).map_or(Lane::LongWay, Lane::End)
-}
-
-/// What a function of the lane has answered.
-#[inline(always)]
-pub fn verdict(answer: u64) -> Option<Verdict> {
-    (answer != LONG_WAY).then_some(Verdict::from_bits(answer))
-}
-
-/// Global functions, which the verifier checks once by themselves.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_express_out(skb: *mut __sk_buff) -> u64 {
-    lane::<true>(Skb::from_raw(skb))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_express_in(skb: *mut __sk_buff) -> u64 {
-    lane::<false>(Skb::from_raw(skb))
-}
-
-/// A verdict's bits, [`LONG_WAY`] or [`OPENS`].
-#[inline(always)]
-fn lane<const OUT: bool>(skb: Skb) -> u64 {
+fn lane<const OUT: bool>(skb: Skb) -> Lane {
     let Some((config, plain)) = enter(skb) else {
-        return LONG_WAY;
+        return Lane::LongWay;
     };
-    if plain.syn {
-        return if OUT { OPENS } else { LONG_WAY };
-    }
     let side = if OUT { Side::Inside } else { Side::Wire };
     let key = FlowKey::new(plain.tuple, plain.proto, side);
+    if plain.syn {
+        if OUT {
+            express_open::prefetch(config, &plain, &key);
+            return Lane::Opens;
+        }
+        return Lane::LongWay;
+    }
     // A segment without SYN opens nothing here.
     let opener = if OUT && plain.proto == proto::UDP { Opener::of(skb.ifindex()) } else { None };
     let foreseen = opener.is_some_and(Opener::opens);
@@ -110,15 +81,15 @@ fn lane<const OUT: bool>(skb: Skb) -> u64 {
         if let (Some(opener), true) = (opener, foreseen) {
             opener.note(false);
         }
-        return onward::<OUT>(skb, config, &plain, &found).map_or(LONG_WAY, Verdict::to_bits);
+        return onward::<OUT>(skb, config, &plain, &found).map_or(Lane::LongWay, Lane::End);
     }
     let Some(opener) = opener else {
-        return LONG_WAY;
+        return Lane::LongWay;
     };
     if !foreseen {
         opener.note(true);
     }
-    OPENS
+    Lane::Opens
 }
 
 /// A plain packet, where the lane is open.
@@ -180,11 +151,25 @@ fn may_live(config: &Config, found: &Found, now: Ticks) -> bool {
     now.since(found.word().last_seen()).0 < config.least_idle
 }
 
-/// Whether a TCP segment is one of its connection; takes over what it says of the windows.
+/// Whether a TCP segment in the middle of a connection is one of it; takes over what it says of the windows.
 #[inline(always)]
 fn is_plausible(skb: Skb, plain: &Plain, found: &Found) -> bool {
-    let lengths = u32::from(plain.total_len) << 16 | (ipv4::LEN as u32) << 8;
-    account::is_plausible(account::xnat_judge(skb.raw(), found.reference.to_bits(), lengths))
+    let Some(tcp) = skb.at::<[u8; tcp_header::LEN]>(TRANSPORT) else {
+        return false;
+    };
+    let tcp = tcp.cast::<u8>();
+    // SAFETY: the whole header is in bounds.
+    let (seq, ack, window) = unsafe {
+        (
+            u32::from_be(tcp.add(tcp_header::SEQUENCE).cast::<u32>().read()),
+            u32::from_be(tcp.add(tcp_header::ACKNOWLEDGEMENT).cast::<u32>().read()),
+            u16::from_be(tcp.add(tcp_header::WINDOW).cast::<u16>().read()),
+        )
+    };
+    let payload = u32::from(plain.total_len) - ipv4::LEN as u32 - u32::from(plain.header);
+    // Neither begins it nor ends a direction of it: nothing else of the flags matters.
+    let segment = Segment { seq, ack, payload, window, flags: flags::ACK, scale: 0 };
+    account::judge(found, &segment) as u8 == Judgement::Plausible as u8
 }
 
 /// What matters of a plain packet before it is changed.

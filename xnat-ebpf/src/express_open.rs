@@ -2,54 +2,48 @@
 //!
 //! The flow is claimed as on the long way; what is left out are the questions whose answers `route` remembers.
 
-use aya_ebpf::bindings::__sk_buff;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
-use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, Tuple};
+use xnat_common::packet::proto;
+use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 
 use crate::claim::{self, Opening};
-use crate::express::{self, LONG_WAY, Plain};
+use crate::express::{self, Plain};
+use crate::lookup::{self, Found};
 use crate::maps::{self, WATCH};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{account, forward, hop, hygiene, index, kernel_flow, lookup, port, refuse, route};
+use crate::{account, forward, hop, hygiene, index, kernel_flow, port, refuse, route};
 
-/// From a container, a packet that belongs to no flow.
-///
-/// The steps are global functions, one after the other, because the stack is short.
+/// From a container, a packet that belongs to no flow. None if it goes the long way.
 #[inline(always)]
 pub fn from_inside(skb: Skb) -> Option<Verdict> {
-    let noted = xnat_express_ask(skb.raw());
-    if noted == LONG_WAY {
-        return None;
-    }
-    let opening = Opening::noted().ok()?;
-    let now = Ticks(noted as u32);
-    match claim::claim(skb, opening, now) {
-        Ok(found) => express::verdict(xnat_express_first(skb.raw(), found.reference.to_bits(), now.0)),
+    let asked = ask(skb)?;
+    match claim::claim(skb, Opening::noted().ok()?, asked.now) {
+        Ok(found) => Some(first(skb, &asked, &found)),
         Err(counter) if refuse::worth_telling(counter) => {
-            Some(refuse::conclude(counter, express::verdict(xnat_express_refuse(skb.raw(), now.0))))
+            let told = refuse::tell(skb, &asked.plain.headers(), Opening::noted().ok()?.inside, asked.now);
+            Some(refuse::conclude(counter, told))
         }
         Err(counter) => Some(Verdict::drop(counter)),
     }
 }
 
-/// Notes what the packet opens, if the way of that is known. Returns the time, or [`LONG_WAY`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_express_ask(skb: *mut __sk_buff) -> u64 {
-    ask(Skb::from_raw(skb)).map_or(LONG_WAY, |now| now.0.into())
+/// What is known of an opening, beside what has been noted, before it is claimed. As little as can be, because it lies on the
+/// stack below all that is needed for a search.
+struct Asked {
+    plain: Plain,
+    /// The names of the next hops, there and back.
+    hops: [u32; 2],
+    now: Ticks,
 }
 
+/// Notes what the packet opens, if the way of that is known.
 #[inline(always)]
-fn ask(skb: Skb) -> Option<Ticks> {
+fn ask(skb: Skb) -> Option<Asked> {
     let (config, plain) = express::enter(skb)?;
     let key = FlowKey::new(plain.tuple, plain.proto, Side::Inside);
-    if plain.syn {
-        prefetch(config, &plain, &key);
-    }
-    let reply = reply(config, &plain);
     let (watch, now) = (WATCH.get(0)?, maps::now());
     let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
     let back = hop::remembered(route.back, watch, now)?;
@@ -65,13 +59,13 @@ fn ask(skb: Skb) -> Option<Ticks> {
         proto: plain.proto,
         kind: Kind::Outside,
         original: plain.tuple,
-        reply,
+        reply: reply(config, &plain),
         inside: route.inside,
         peer: Addr::UNSPECIFIED,
         state: State::default(),
     };
     opening.note().ok()?;
-    Some(now)
+    Some(Asked { plain, hops: [route.out, route.back], now })
 }
 
 /// The tuple of the answers, if the flow keeps its port.
@@ -90,41 +84,42 @@ pub fn prefetch(config: &Config, plain: &Plain, key: &FlowKey) {
     port::prefetch(plain.proto, plain.tuple.sport);
 }
 
-/// Sends the packet on, as the first of its flow, which has just been opened. [`LONG_WAY`] if its way is not known any more.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_express_first(skb: *mut __sk_buff, reference: u64, now: u32) -> u64 {
-    first(Skb::from_raw(skb), FlowRef::from_bits(reference), Ticks(now)).map_or(LONG_WAY, Verdict::to_bits)
+/// Sends the packet on, as the first of its flow, which has just been opened.
+#[inline(always)]
+fn first(skb: Skb, asked: &Asked, found: &Found) -> Verdict {
+    let Asked { plain, hops: [out, back], now } = asked;
+    hop::set_name(found, Direction::Original, *out);
+    hop::set_name(found, Direction::Reply, *back);
+    let to = found.flow().translated(Direction::Original);
+    if !account(skb, plain, found, *now) {
+        return Verdict::drop(Counter::FlowBusy);
+    }
+    if let Err(drop) = express::translate::<true>(skb, plain, to) {
+        return drop;
+    }
+    send(skb, *out, *now).unwrap_or(Verdict::drop(Counter::RewriteFailed))
 }
 
+/// Sends a translated packet to the wire.
 #[inline(always)]
-fn first(skb: Skb, reference: FlowRef, now: Ticks) -> Option<Verdict> {
-    let (config, plain) = express::enter(skb)?;
-    let (watch, found) = (WATCH.get(0)?, lookup::by_reference(reference)?);
-    let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
-    hop::set_name(&found, Direction::Original, route.out);
-    hop::set_name(&found, Direction::Reply, route.back);
-    let to = found.flow().translated(Direction::Original);
-    if !account::account(skb, reference, &plain.headers(), now) {
-        return Some(Verdict::drop(Counter::FlowBusy));
-    }
-    if let Err(drop) = express::translate::<true>(skb, &plain, to) {
-        return Some(drop);
-    }
-    match hop::remembered(hop::name(&found, Direction::Original), watch, now) {
+fn send(skb: Skb, hop: u32, now: Ticks) -> Option<Verdict> {
+    match hop::remembered(hop, WATCH.get(0)?, now) {
         Some(way) if !way.asks(now) => way.go(skb, true),
         // The kernel knows the way, whatever has happened to the hop in this moment.
-        _ => Some(forward::to_uplink(skb, config)),
+        _ => Some(forward::to_uplink(skb, maps::config()?)),
     }
 }
 
-/// Tells the container that its opening is refused. [`LONG_WAY`] if it cannot be told.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_express_refuse(skb: *mut __sk_buff, now: u32) -> u64 {
-    let skb = Skb::from_raw(skb);
-    let (Some((_, plain)), Ok(opening)) = (express::enter(skb), Opening::noted()) else {
-        return LONG_WAY;
-    };
-    refuse::tell(skb, &plain.headers(), opening.inside, Ticks(now)).map_or(LONG_WAY, Verdict::to_bits)
+/// Counts the first packet of a flow and advances its state; false if the flow has been collected in the meantime.
+#[inline(always)]
+fn account(skb: Skb, plain: &Plain, found: &Found, now: Ticks) -> bool {
+    if plain.proto == proto::TCP {
+        return account::account_opening(skb, found.reference, &plain.headers(), now);
+    }
+    // A datagram changes nothing of a flow that it has just opened, but is counted.
+    let lives = found.refresh(now);
+    if lives {
+        account::count(found, plain.total_len.into());
+    }
+    lives
 }

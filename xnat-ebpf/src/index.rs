@@ -7,7 +7,7 @@ use xnat_common::flow::{State, Word};
 use xnat_common::index::{self, Bucket, ENTRIES, Entry, Place};
 use xnat_common::{Direction, Flow, FlowKey, FlowRef, Port};
 
-use crate::bucket::{Buckets, look, next, put, read, survey, take_away, version};
+use crate::bucket::{Survey, look, next, put, read, survey, take_away, version};
 use crate::maps::{FLOWS, TUPLES};
 use crate::{atomic, maps};
 
@@ -17,10 +17,12 @@ const NOTHING: u64 = u64::MAX;
 const ENDING: u64 = u64::MAX - 1;
 /// How often an insertion begins anew because another processor inserts into the same bucket.
 const ATTEMPTS: u32 = 8;
+/// The tuple had no entry, and has one now.
+const INSERTED: u32 = 0;
 /// The tuple has an entry.
-const TAKEN: u64 = u64::MAX;
+const TAKEN: u32 = 1;
 /// Another processor inserts into the bucket, or has just done so.
-const BUSY: u64 = u64::MAX - 1;
+const BUSY: u32 = 2;
 
 /// The live flow that packets with `key` belong to.
 #[inline(always)]
@@ -175,10 +177,9 @@ const NO_PORT: u32 = u32::MAX;
 #[inline(always)]
 fn insert_with(reference: FlowRef, port: u32) -> bool {
     for _ in 0..ATTEMPTS {
-        match xnat_lock(reference.to_bits(), port) {
-            TAKEN => return false,
+        match xnat_insert(reference.to_bits(), port) {
             BUSY => {}
-            locked => return xnat_put(reference.to_bits(), port, locked as u32) != 0,
+            inserted => return inserted == INSERTED,
         }
     }
     false
@@ -195,11 +196,11 @@ fn words_of(flow: *mut Flow, reference: FlowRef, port: u32) -> [u64; 2] {
     key.words()
 }
 
-/// Locks the first bucket of a tuple, unless that has an entry. Returns the bucket; [`TAKEN`] if the tuple has an entry, or
-/// if the flow has ended; or [`BUSY`].
+/// Puts an entry where the tuple belongs, unless that has one. Returns [`INSERTED`]; [`TAKEN`] if the tuple has an entry, if
+/// there is no room, or if the flow has ended; or [`BUSY`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_lock(reference: u64, port: u32) -> u64 {
+extern "C" fn xnat_insert(reference: u64, port: u32) -> u32 {
     let reference = FlowRef::from_bits(reference);
     let Some(flow) = FLOWS.get_ptr_mut(reference.index()) else {
         return TAKEN;
@@ -219,7 +220,8 @@ extern "C" fn xnat_lock(reference: u64, port: u32) -> u64 {
     if before & Bucket::LOCKED != 0 {
         return BUSY;
     }
-    if is_among(buckets.first, place.tag, a, b) {
+    let here = survey(buckets.first, place.tag);
+    if has_among(buckets.first, here, a, b) {
         return TAKEN;
     }
     if before & Bucket::SPILLED != 0
@@ -230,36 +232,24 @@ extern "C" fn xnat_lock(reference: u64, port: u32) -> u64 {
     }
     // Whoever has inserted a tuple with this first bucket since the look has changed the version.
     // SAFETY: a field of a map value.
-    let locked =
-        unsafe { atomic::compare_and_swap(&raw mut (*buckets.first).version, before, before | Bucket::LOCKED) };
-    if locked { place.first.into() } else { BUSY }
-}
-
-/// Puts an entry where the tuple belongs, whose first bucket is locked, and unlocks that. Zero if there is no room, or if
-/// the flow has ended.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_put(reference: u64, port: u32, locked: u32) -> u32 {
-    let reference = FlowRef::from_bits(reference);
-    let (Some(config), Some(flow), Some(first)) =
-        (maps::config(), FLOWS.get_ptr_mut(reference.index()), TUPLES.get_ptr_mut(locked))
-    else {
-        return 0;
-    };
-    let place = Place::of(words_of(flow, reference, port), config.seed, config.bucket_mask);
+    if !unsafe { atomic::compare_and_swap(&raw mut (*buckets.first).version, before, before | Bucket::LOCKED) } {
+        return BUSY;
+    }
     let mut placed = false;
-    // Of a flow that has not ended by now the tuple that was read is the one whose bucket is locked.
-    if !has_ended(flow, reference) {
-        let entry = Entry::new(place.tag, reference.direction(), reference.index());
-        placed = put(&Buckets { first, second: place.second }, entry);
+    // Looked up again, because the stack is short. Of a flow that has not ended by now the tuple that was read is the one
+    // whose bucket is locked.
+    if let Some(flow) = FLOWS.get_ptr_mut(reference.index())
+        && !has_ended(flow, reference)
+    {
+        placed = put(&buckets, here, Entry::new(place.tag, reference.direction(), reference.index()));
         if placed && port != NO_PORT {
             // SAFETY: one aligned store of two bytes; nobody can read a half of it.
             unsafe { (&raw mut (*flow).reply.dport).write_volatile(Port(port as u16)) };
         }
     }
     // SAFETY: a field of a map value. An atomic operation that fetches: it orders what comes before it for other processors.
-    unsafe { atomic::fetch_add(&raw mut (*first).version, Bucket::STEP - Bucket::LOCKED) };
-    placed.into()
+    unsafe { atomic::fetch_add(&raw mut (*buckets.first).version, Bucket::STEP - Bucket::LOCKED) };
+    if placed { INSERTED } else { TAKEN }
 }
 
 /// Takes the entry away by which packets with `key` find the flow.
@@ -305,7 +295,13 @@ fn scan(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> u64 {
 /// Whether a bucket has an entry of this tuple.
 #[inline(always)]
 fn is_among(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> bool {
-    let (seen, mut at) = (survey(bucket, tag), 0);
+    has_among(bucket, survey(bucket, tag), a, b)
+}
+
+/// As [`is_among`], of a bucket that has been looked over for the tuple's tag.
+#[inline(always)]
+fn has_among(bucket: *mut Bucket, seen: Survey, a: u64, b: u64) -> bool {
+    let mut at = 0;
     while at < ENTRIES {
         if seen.has_tag(at) && xnat_flow_of(read(bucket, at).0, a, b) != NOTHING {
             return true;

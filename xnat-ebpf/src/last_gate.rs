@@ -25,7 +25,8 @@ extern "C" fn xnat_last_gate(skb: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn gate(skb: Skb) -> Verdict {
-    let Some([src, dst]) = parse::ends(skb) else {
+    // Without a configuration the gate is open.
+    let (Some(_), Some([src, dst])) = (maps::config(), parse::ends(skb)) else {
         return Verdict::PASS;
     };
     if maps::subnet(src).is_some_and(Subnet::is_own) {

@@ -121,11 +121,22 @@ pub fn count_number(counter: u32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_count(counter: u32) -> u32 {
+    add_one(counter);
+    0
+}
+
+/// As [`count`], without a call.
+#[inline(always)]
+pub fn count_here(counter: Counter) {
+    add_one(counter as u32);
+}
+
+#[inline(always)]
+fn add_one(counter: u32) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: the pointer is this processor's own value, and a program is not preempted by itself on it.
         unsafe { *value += 1 };
     }
-    0
 }
 
 /// What is known of an inside interface. To be read at once: user space replaces elements, and the kernel uses the old

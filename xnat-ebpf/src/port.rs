@@ -103,30 +103,27 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
         return NONE;
     };
-    let (goal, now) = (Goal::of(goal as u32), Ticks((goal >> 32) as u32));
+    let (skb, goal, now) = (Skb::from_raw(skb), Goal::of(goal as u32), Ticks((goal >> 32) as u32));
     let flow = found.flow();
     let own = flow.original.sport;
     let (mut port, mut is_new) = (own, false);
     if !mapping::join(flow, goal, own) {
-        port = match maps::moved(&mapping::endpoint(flow, goal)) {
-            Some(moved) if mapping::join(flow, goal, moved) => moved,
-            // Asked before it begins: others would join it meanwhile.
-            None if may_begin(config, flow, goal)
-                && is_unused(Skb::from_raw(skb), &found, own, Rival::Any, now)
-                && mapping::begin(flow) =>
-            {
-                own
-            }
+        match maps::moved(&mapping::endpoint(flow, goal)) {
+            Some(moved) if mapping::join(flow, goal, moved) => port = moved,
+            None if may_begin(config, flow, goal) => is_new = true,
             _ => return NONE,
-        };
-        is_new = port == own;
+        }
     }
-    // If somebody else has the port toward this end, the flow needs another, for itself.
-    let is_unused = is_new || is_unused(Skb::from_raw(skb), &found, port, Rival::Any, now);
+    // If somebody else has the port toward this end, the flow needs another, for itself. Asked before a mapping begins:
+    // others would join it meanwhile.
+    let is_unused = is_unused_here(skb, config, &found, port, Rival::Any, now);
+    if is_new && !(is_unused && mapping::begin(flow)) {
+        return NONE;
+    }
     if is_unused && reserve(&found, port) {
         settle(config, &found, goal);
         if is_new {
-            maps::count(Counter::MappingsOpened);
+            maps::count_here(Counter::MappingsOpened);
         }
         if port == own {
             return KEPT;
@@ -140,12 +137,14 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     if is_new { NONE } else { CLASH }
 }
 
-/// Whether a mapping may begin with the flow's own port without a search.
+/// Whether a mapping may begin with the flow's own port without a search. That somebody has the port is found out here, and
+/// not after all that is asked besides.
 #[inline(always)]
 fn may_begin(config: &Config, flow: &Flow, goal: Goal) -> bool {
     goal as u32 == Goal::Endpoint as u32
         && config.max_ports == 0
         && may_keep(flow.proto, flow.reply.dport, config.first_port, config.last_port)
+        && mapping::owner_of(flow.proto, flow.original.sport).is_free()
 }
 
 /// Notes what the flow, which has its port now, holds of a mapping.
@@ -206,25 +205,29 @@ extern "C" fn xnat_is_unused(skb: *mut __sk_buff, reference: u64, port_and_time:
         return 0;
     };
     let (port, now) = (Port(port_and_time as u16), Ticks((port_and_time >> 32) as u32));
+    let rival = if port_and_time >> 16 & 1 == 1 { Rival::Any } else { Rival::Connected };
+    is_unused_here(Skb::from_raw(skb), config, &found, port, rival, now).into()
+}
+
+#[inline(always)]
+fn is_unused_here(skb: Skb, config: &Config, found: &Found, port: Port, rival: Rival, now: Ticks) -> bool {
     let mut key = found.flow().key(Direction::Reply);
     key.tuple.dport = port;
     let of_link = key.proto == proto::UDP && port.number() == host_port::LINK_PORT;
     if of_link || kernel_flow::knows(&key) {
-        return 0;
+        return false;
     }
-    let any = port_and_time >> 16 & 1 == 1;
-    if any && socket::uses(key.proto, port, now) {
-        return 0;
+    if rival as u32 == Rival::Any as u32 && socket::uses(key.proto, port, now) {
+        return false;
     }
     if let Some(forward) = maps::forward(config, &ForwardKey { port, proto: key.proto, zero: 0 }) {
         // The container to which a forward leads may well be a client on that port too.
         let original = found.flow().original;
         if forward.address != original.src || forward.port != original.sport {
-            return 0;
+            return false;
         }
     }
-    let rival = if any { Rival::Any } else { Rival::Connected };
-    u32::from(!socket::takes(Skb::from_raw(skb), key.proto, &key.tuple, rival))
+    !socket::takes(skb, key.proto, &key.tuple, rival)
 }
 
 /// Takes the reply tuple with the port if no flow has it: the insertion is the reservation.

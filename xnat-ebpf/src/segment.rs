@@ -50,9 +50,10 @@ const fn data_offset(octet: u8) -> u32 {
 pub fn scale(skb: Skb, headers: &Headers) -> Scale {
     let start = transport_offset(headers);
     let octet = skb.load(start + tcp_header::DATA_OFFSET).unwrap_or(0);
-    let Some(options) = data_offset(octet).checked_sub(tcp_header::LEN as u32) else {
+    let options = data_offset(octet).saturating_sub(tcp_header::LEN as u32);
+    if options == 0 {
         return Scale::NONE;
-    };
+    }
     Scale(xnat_window_scale(skb.raw(), (start + tcp_header::LEN) as u32, options) as u8)
 }
 

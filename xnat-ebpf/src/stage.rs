@@ -4,8 +4,8 @@
 //! have in common are programs of their own, and so is what few packets need. The programs at the hooks keep what most
 //! packets need, the express lane.
 //!
-//! What a packet takes along from one to the next lies in its control block, five words that programs at one hook share;
-//! its headers are read anew. No stage trusts anything there but that an earlier one has written it: a hook begins anew.
+//! What a packet takes along from one to the next lies in its control block, words that programs at one hook share; its
+//! headers are read anew. No stage trusts anything there but that an earlier one has written it: a hook begins anew.
 
 use aya_ebpf::programs::TcContext;
 use xnat_common::FlowRef;
@@ -61,7 +61,7 @@ const SUBJECT: [usize; 2] = [2, 3];
 /// The packet comes from the express lane, and opens a flow.
 pub const LANE: u32 = 1 << 8;
 /// It is the first fragment of its datagram: its fate becomes that of the others.
-pub const FIRST: u32 = 1 << 9;
+const FIRST: u32 = 1 << 9;
 /// Its fate is known, and has to be told to the others.
 const SETTLES: u32 = 1 << 10;
 /// It carries a peer's tag, by which it opens a flow.
@@ -106,7 +106,7 @@ pub fn datagram(skb: Skb) -> u32 {
 }
 
 #[inline(always)]
-pub fn set_datagram(skb: Skb, handle: u32, headers: &Headers) {
+fn set_datagram(skb: Skb, handle: u32, headers: &Headers) {
     skb.set_note(DATAGRAM, handle);
     if !headers.is_later_fragment() {
         set(skb, FIRST);
@@ -204,14 +204,30 @@ impl Next {
     }
 }
 
-/// Goes on in a stage. There is none while a dataplane is being loaded, which is configured last: then the packet passes.
-/// Otherwise somebody has removed the pins of a dataplane whose daemon is dead, and it is dropped.
+/// Goes on in a stage.
 #[inline(always)]
 pub fn go(context: &TcContext, stage: Stage) -> i32 {
+    jump(context, stage);
+    without(Skb::new(context)).finish()
+}
+
+/// The tail call, which returns if there is no such stage.
+#[inline(always)]
+fn jump(context: &TcContext, stage: Stage) {
     // SAFETY: nothing here has a destructor.
     unsafe { STAGES.tail_call(context, stage as u32) };
-    let fate = if maps::config().is_some() { Verdict::drop(Counter::StageMissing) } else { Verdict::PASS };
-    fate.finish()
+}
+
+/// The fate of a packet for which there is no stage. While a dataplane is being loaded, which is configured last, it passes.
+/// While one is being taken away its hooks go one after the other, and the stages do not wait for that; or somebody has
+/// removed its pins: then the kernel has the packet, but no container's address leaves.
+#[inline(always)]
+fn without(skb: Skb) -> Verdict {
+    if maps::config().is_none() {
+        return Verdict::PASS;
+    }
+    maps::count(Counter::StageMissing);
+    if place(skb) == Place::Egress { last_gate::judge(skb) } else { Verdict::PASS }
 }
 
 /// The end of a packet's long way.
@@ -222,7 +238,7 @@ pub fn end(context: &TcContext, fate: Verdict) -> i32 {
     if has(skb, FIRST) {
         set_subject(skb, fate.to_bits());
         set(skb, SETTLES);
-        return go(context, Stage::Fragment);
+        jump(context, Stage::Fragment);
     }
     fate.finish()
 }

@@ -130,7 +130,7 @@ impl Dataplane {
             loaded => loaded,
         };
         if loaded.is_err() && earlier != Earlier::Reused {
-            // Nothing refers to the new maps yet. Those of an earlier run are left to its hooks, which live on.
+            // With the new maps go the hooks that are attached already. Those of an earlier run live on, with its maps.
             let _ = clear(instance);
         }
         Ok((loaded?, earlier))
@@ -157,8 +157,9 @@ impl Dataplane {
         program.try_into().map_err(wrong)
     }
 
-    /// Leads the programs at the hooks to those that they go on in, and pins that before any is attached: the kernel empties
-    /// such an array when neither a process nor a pin holds it any more, be it in use or not (`prog_array_map_clear`).
+    /// Leads the programs at the hooks to those that they go on in, and pins that before there is a configuration: the kernel
+    /// empties such an array when neither a process nor a pin holds it any more, be it in use or not
+    /// (`prog_array_map_clear`).
     fn lead_on(&mut self, instance: &Instance) -> Result<(), LoadError> {
         let mut programs = Vec::new();
         for name in program::STAGES {
@@ -223,7 +224,8 @@ fn look(instance: &Instance) -> Earlier {
     }
 }
 
-fn clear(instance: &Instance) -> Result<(), LoadError> {
+/// Removes all pins, and so hooks that nobody else holds.
+pub(crate) fn clear(instance: &Instance) -> Result<(), LoadError> {
     let path = instance.pins();
     remove_tree(&path).map_err(|error| LoadError::Pins { path, error })
 }
@@ -270,7 +272,7 @@ fn load_programs(
     let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     // Side by side: the kernel takes its time to verify each.
     std::thread::scope(|scope| {
-        let (sender, loaded) = mpsc::channel();
+        let (sender, ready) = mpsc::channel();
         let work = |sender: Sender<_>| -> Result<(), LoadError> {
             while let Some((name, program)) = next() {
                 let program = load_program(name, program)?;
@@ -284,7 +286,9 @@ fn load_programs(
         let worker = |sender: Sender<_>| scope.spawn(move || work(sender));
         let working: Vec<_> = (0..workers).map(|_| worker(sender.clone())).collect();
         drop(sender);
-        loaded.into_iter().for_each(|(name, program)| early(name, program));
+        for (name, program) in ready {
+            early(name, program);
+        }
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         working.into_iter().try_for_each(join)
     })?;

@@ -98,6 +98,10 @@ impl Maps {
         if self.config()? == *config {
             return Ok(false);
         }
+        if self.config()?.uplink == 0 {
+            // Hooks that are there go by the uplink's being set, and nothing says in which order the kernel copies.
+            self.config.set(0, &Config { uplink: 0, ..*config }, 0).map_err(wrong(map::CONFIG))?;
+        }
         self.config.set(0, config, 0).map_err(wrong(map::CONFIG))?;
         Ok(true)
     }
@@ -118,8 +122,8 @@ impl Maps {
         self.cursors.get(&0, 0).map_err(wrong(map::CURSORS))
     }
 
-    /// The number that tells this flow table from every other. A table that has none gets `new`; nothing may be attached
-    /// yet that moves the cursors.
+    /// The number that tells this flow table from every other. A table that has none gets `new`; the dataplane may not be
+    /// configured yet, for then it moves the cursors.
     pub(crate) fn table_id(&mut self, new: u64) -> Result<u64, MapsError> {
         let mut cursors = self.cursors()?;
         if cursors.table == 0 {

@@ -29,6 +29,7 @@ mod ports;
 mod receive;
 mod refusals;
 mod skb;
+mod stages;
 mod stories;
 mod tcp;
 mod tuples;

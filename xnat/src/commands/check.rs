@@ -139,6 +139,8 @@ fn maps(privileged: bool) -> Vec<Finding> {
         ("prefix maps", MapType::LpmTrie),
         ("LRU maps", MapType::LruHash),
         ("stacks", MapType::Stack),
+        ("queues", MapType::Queue),
+        ("program arrays", MapType::ProgramArray),
     ];
     let missing: Vec<&str> =
         kinds.into_iter().filter(|&(_, kind)| !is_map_supported(kind).unwrap_or(false)).map(|(name, _)| name).collect();

@@ -71,7 +71,7 @@ impl Daemon {
             }
             None => {}
         }
-        // What a hook looks up is there before the hook is.
+        // What a hook looks up is there before the hook is, or before it is told to look.
         self.write_interfaces()?;
         self.attach_hooks().await?;
         if self.away {

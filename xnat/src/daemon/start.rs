@@ -21,7 +21,7 @@ use crate::forward::table::Forwards;
 use crate::forward::{self, ForwardError};
 use crate::hooks::{HookKind, Hooks, has_tcx};
 use crate::instance::Instance;
-use crate::loader::{Dataplane, Earlier};
+use crate::loader::{self, Dataplane, Earlier};
 use crate::maps::Maps;
 use crate::net::Netlink;
 use crate::net::namespace::Namespace;
@@ -169,12 +169,27 @@ fn load(
     };
     let (mut dataplane, earlier) = Dataplane::load(instance, settings.max_flows, attach)?;
     let hooks = if earlier == Earlier::Reused { Hooks::new(instance, kind, adopt) } else { early.into_inner() };
-    let mut maps = Maps::of(&mut dataplane)?;
+    let (maps, boot, seed, vigil) = match opened(&mut dataplane) {
+        Ok(opened) => opened,
+        Err(failure) => {
+            if earlier != Earlier::Reused {
+                drop(hooks);
+                loader::clear(instance)?;
+            }
+            return Err(failure);
+        }
+    };
+    let roster = Roster::new(&settings.peers, &settings.subnets, plan.address, boot);
+    Ok((undo, hooks, Loaded { dataplane, earlier, maps, seed, vigil, roster }))
+}
+
+/// The maps of a dataplane, the number of its flow table, and what spreads the tuples of that.
+fn opened(dataplane: &mut Dataplane) -> Result<(Maps, u64, u64, Vigil), Failure> {
+    let mut maps = Maps::of(dataplane)?;
     let boot = maps.table_id(random()?)?;
     let seed = maps.seed(random()?)?;
     let vigil = maps.watch().and_then(Vigil::new).context("mapping the map WATCH into memory")?;
-    let roster = Roster::new(&settings.peers, &settings.subnets, plan.address, boot);
-    Ok((undo, hooks, Loaded { dataplane, earlier, maps, seed, vigil, roster }))
+    Ok((maps, boot, seed, vigil))
 }
 
 fn tell_earlier(earlier: &Earlier) {
