@@ -140,12 +140,19 @@ fn run_after_kill_9_takes_over_and_connections_survive() {
     let server = tcp::Server::start(reference.n2().ns(), 80, Service::Echo);
     let mut stream = tcp::expect_connect(reference.n1().ns(), 40000, (N2, 80));
     tcp::expect_echo(&mut stream, 1, 50_000);
+    let stages =
+        |one: &Xnat| -> Vec<String> { one.files().into_iter().filter(|file| file.contains("/stages/")).collect() };
+    let first = stages(&one);
     one.stop(Signal::SIGKILL);
+    assert_eq!(stages(&one), first, "what its hooks go on in");
     one.restart();
     one.expect_peer(NODE2);
     tcp::expect_echo(&mut stream, 2, 50_000);
     reference.n1().ns().within(|| tcp::visit(0, (N2, 80), 3, 1000)).expect("a new flow");
     assert_eq!(server.clients().len(), 2);
+    let second = stages(&one);
+    assert!(first.len() == 1 && second.len() == 1 && first != second, "{first:?}, then {second:?}");
+    assert_eq!(one.counter("stage_missing"), 0);
     one.stop(Signal::SIGTERM).expect_code(0);
     assert_eq!(one.files(), Vec::<String>::new());
 }

@@ -147,6 +147,7 @@ const COUNTERS: [&str; 54] = [
     "fragment_quota",
     "fragment_expired",
     "tcp_implausible",
+    "stage_missing",
 ];
 
 #[test]
