@@ -81,10 +81,13 @@ pub fn begin(skb: Skb, place: Place) {
 /// Where the packet is seen.
 #[inline(always)]
 pub fn place(skb: Skb) -> Place {
+    const INSIDE: u32 = Place::Inside as u32;
+    const EGRESS: u32 = Place::Egress as u32;
+    const WIRE: u32 = Place::Wire as u32;
     match skb.note(PLACE) & 0xff {
-        0 => Place::Inside,
-        1 => Place::Egress,
-        2 => Place::Wire,
+        INSIDE => Place::Inside,
+        EGRESS => Place::Egress,
+        WIRE => Place::Wire,
         _ => Place::Itself,
     }
 }

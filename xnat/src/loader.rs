@@ -116,12 +116,13 @@ impl Dataplane {
         if matches!(earlier, Earlier::Removed(_)) {
             clear(instance)?;
         }
-        let wait = |_: &'static str, _: &mut SchedClassifier| {};
-        let loaded = match if earlier == Earlier::Reused {
-            load_pinned(instance, max_flows, wait)
-        } else {
-            load_pinned(instance, max_flows, &early)
-        } {
+        let lives_on = earlier == Earlier::Reused;
+        let unless_one_lives_on = |name, program: &mut SchedClassifier| {
+            if !lives_on {
+                early(name, program);
+            }
+        };
+        let loaded = match load_pinned(instance, max_flows, unless_one_lives_on) {
             Err(LoadError::Object(EbpfError::MapError(error @ MapError::IncompatiblePinnedMap { .. }))) => {
                 earlier = Earlier::Removed(error.to_string());
                 clear(instance)?;

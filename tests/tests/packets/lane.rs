@@ -10,11 +10,12 @@ use xnat_common::names::map as names;
 use xnat_common::subnet::Inside;
 use xnat_common::{Direction, Flow, Ticks};
 
+use crate::dataplane::{clear, map};
 use crate::fixture::{ago, tally};
 use crate::packet::Packet;
 use crate::skb::Outcome;
 use crate::world::Hook::{self, InsideIn, InsideOut, UplinkIn, UplinkOut};
-use crate::world::{INSIDE, World, clear, map, now};
+use crate::world::{INSIDE, World, now};
 
 /// The epoch in which the lane is opened.
 pub const EPOCH: u32 = 1;

@@ -18,8 +18,9 @@ use xnat_common::packet::proto;
 use xnat_common::timeout::Timeouts;
 use xnat_common::{Addr, Flow, Kind, Port};
 
+use crate::dataplane::{clear, map};
 use crate::packet::End;
-use crate::world::{SLOTS, World, clear, map};
+use crate::world::{SLOTS, World};
 
 /// A port on the wire, by protocol.
 type Wire = (u8, u16);

@@ -7,6 +7,7 @@
 #![expect(clippy::too_many_lines, reason = "a table is as long as it is")]
 
 mod crossing;
+mod dataplane;
 mod express;
 mod fixture;
 mod forgotten;

@@ -8,10 +8,11 @@ use xnat_common::names::{map as names, program};
 use xnat_tests::packet::SYN;
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1};
 
+use crate::dataplane::map;
 use crate::fixture::{PASS, SHOT};
 use crate::packet::{Packet, tcp, udp};
 use crate::world::Hook::{self, InsideIn, InsideOut, LoopbackOut, UplinkIn, UplinkOut};
-use crate::world::{World, map};
+use crate::world::World;
 
 const CONTAINER: (Ipv4Addr, u16) = (N1, 40000);
 const HOST: (Ipv4Addr, u16) = (NODE1, 50000);

@@ -7,7 +7,8 @@ use xnat_common::index::{self, Bucket, Entry, Place};
 use xnat_common::names::map as names;
 use xnat_common::{Direction, FlowKey};
 
-use crate::world::{MAX_FLOWS, map};
+use crate::dataplane::map;
+use crate::world::MAX_FLOWS;
 
 /// What the table's seed is in these tests.
 pub const SEED: u64 = 0x0123_4567_89ab_cdef;

@@ -1,16 +1,13 @@
 //! A host for the programs to run on: node1 of the reference document, in a network namespace of its own.
 
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 
-use aya::maps::{
-    Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray, Queue, Stack, lpm_trie::Key,
-};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, LpmTrie, Map, PerCpuArray, PerCpuValues, Queue, Stack, lpm_trie::Key};
 use aya::programs::{SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfLoader, Pod};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -29,6 +26,7 @@ use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Side, Ticks};
 use xnat_tests::netns::Namespace;
 use xnat_tests::topology::{NODE1, NODE2, NODE3};
 
+use crate::dataplane::{clear, load, map, object};
 use crate::packet::{Macs, Packet};
 use crate::skb::{Outcome, Run};
 use crate::tuples;
@@ -102,13 +100,6 @@ impl Hook {
             Self::LoopbackOut => [[0; 6]; 2],
         }
     }
-}
-
-/// The object file with the programs.
-pub fn object() -> Vec<u8> {
-    let path =
-        std::env::var_os("XNAT_OBJECT").unwrap_or_else(|| panic!("XNAT_OBJECT is not set: run `cargo xtask test`"));
-    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask test`", path.display()))
 }
 
 /// The host, its programs and their maps.
@@ -462,50 +453,4 @@ pub fn now() -> Ticks {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
     let (seconds, nanoseconds) = (time.tv_sec().cast_unsigned(), time.tv_nsec().cast_unsigned());
     Ticks::from_ns(seconds * 1_000_000_000 + nanoseconds)
-}
-
-/// Loads the object with a small flow table, and all its programs.
-pub fn load(object: &[u8]) -> Ebpf {
-    let mut ebpf = EbpfLoader::new()
-        .map_max_entries(map::FLOWS, SLOTS)
-        .map_max_entries(map::TUPLES, tuples::MASK + 1)
-        .map_max_entries(map::FREE, SLOTS)
-        .map_max_entries(map::CLOSED, SLOTS)
-        .load(object)
-        .expect("the object");
-    for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().expect("TC");
-        program.load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
-    }
-    lead_on(&mut ebpf);
-    ebpf
-}
-
-/// Leads the programs at the hooks to those that they go on in.
-fn lead_on(ebpf: &mut Ebpf) {
-    let fds = program::STAGES.map(|name| {
-        let program: &SchedClassifier = ebpf.program(name).expect("a program").try_into().expect("TC");
-        program.fd().expect("it is loaded").try_clone().expect("a file descriptor")
-    });
-    let mut stages: ProgramArray<_> = map(ebpf, map::STAGES);
-    for (stage, program) in (0..).zip(&fds) {
-        stages.set(stage, program, 0).expect("an entry");
-    }
-}
-
-/// A map, as what it is.
-pub fn map<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> T
-where
-    T: TryFrom<&'a mut Map>,
-    T::Error: std::fmt::Debug,
-{
-    ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect("a map of that kind")
-}
-
-/// Empties a map.
-pub fn clear<K: Pod, V: Pod>(mut map: HashMap<&mut MapData, K, V>) {
-    let keys: Vec<K> = map.keys().map(|key| key.expect("a key")).collect();
-    for key in keys {
-        map.remove(&key).expect("an entry");
-    }
 }
