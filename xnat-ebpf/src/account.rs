@@ -28,33 +28,6 @@ pub fn account(skb: Skb, reference: FlowRef, headers: &Headers, now: Ticks) -> b
     xnat_account(reference, effect.0, u32::from(headers.total_len), now.0) != 0
 }
 
-/// As [`account`], for the segment that opens a connection, of a flow that has just been opened for it.
-#[inline(always)]
-pub fn account_opening(skb: Skb, reference: FlowRef, headers: &Headers, now: Ticks) -> bool {
-    let lengths = lengths(headers, segment::scale(skb, headers));
-    // If it is implausible, another one has opened the flow in this moment.
-    xnat_account_opening(skb.raw(), reference.to_bits(), lengths, now.0) != 0 || account(skb, reference, headers, now)
-}
-
-/// As [`account_opening`]; zero if the segment is not plausible, or the flow has been collected.
-///
-/// A global function, which the verifier checks once by itself; and one instead of several, because it is for openings.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_account_opening(skb: *mut __sk_buff, reference: u64, lengths: u32, now: u32) -> u32 {
-    let (Some(found), Some(segment)) =
-        (lookup::by_reference(FlowRef::from_bits(reference)), segment::read(Skb::from_raw(skb), lengths))
-    else {
-        return 0;
-    };
-    let segment = Segment { flags: flags::SYN, ..segment };
-    let judgement = judge(&found, &segment);
-    if judgement as u8 != Judgement::Plausible as u8 {
-        return 0;
-    }
-    advance(&found, Effect::of(judgement, &segment), lengths >> 16, Ticks(now)).into()
-}
-
 /// What the judge has to know of a segment's lengths, and of its scale.
 #[inline(always)]
 fn lengths(headers: &Headers, scale: Scale) -> u32 {

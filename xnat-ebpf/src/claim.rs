@@ -6,6 +6,7 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Flow, Kind, State, Word};
+use xnat_common::tcp::Window;
 use xnat_common::{Addr, Direction, FlowKey, FlowRef, Side, Ticks, Tuple};
 
 use crate::lookup::{self, Found};
@@ -32,6 +33,28 @@ pub struct Opening {
     pub state: State,
 }
 
+/// What the packet that opens a flow leaves behind in the record, where that is known before anybody else can find it. Then
+/// nothing has to be added afterwards, in a race with others; and `Opening::state` is that after the packet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct First {
+    /// [`Counts`](xnat_common::flow::Counts) of its direction.
+    pub counts: u64,
+    /// The names of the next hops.
+    pub next_hop: [u32; 2],
+    /// The window of the end that has sent it.
+    pub window: Window,
+}
+
+/// What a processor has noted last.
+#[repr(C)]
+pub struct Noted {
+    opening: Opening,
+    /// Whether `first` is of this opening. If not, the packet is accounted for when it is translated.
+    has_first: bool,
+    first: First,
+}
+
 impl Opening {
     /// Notes it for this processor.
     #[inline(always)]
@@ -39,25 +62,44 @@ impl Opening {
         let place = OPENING.get_ptr_mut(0).ok_or(Verdict::PASS)?;
         // SAFETY: this processor's own value; no program opens a flow while another one on the same processor does.
         unsafe {
-            *place = self;
-            Ok(&*place)
+            (*place).opening = self;
+            (*place).has_first = false;
+            Ok(&(*place).opening)
         }
+    }
+
+    /// As [`Self::note`], with what the packet leaves behind.
+    #[inline(always)]
+    pub fn note_with(self, first: First) -> Step<()> {
+        let place = OPENING.get_ptr_mut(0).ok_or(Verdict::PASS)?;
+        // SAFETY: as in note.
+        unsafe { *place = Noted { opening: self, has_first: true, first } };
+        Ok(())
     }
 
     /// What this processor has noted last.
     #[inline(always)]
     pub fn noted() -> Step<&'static Self> {
-        OPENING.get(0).ok_or(Verdict::PASS)
+        OPENING.get(0).map(|noted| &noted.opening).ok_or(Verdict::PASS)
     }
 }
 
-/// Opens a flow, or says under which counter's name it is refused. The insertion of the reply tuple is what reserves the
-/// port.
+/// What has become of a claim.
+#[derive(Clone, Copy)]
+pub struct Claim {
+    pub found: Found,
+    /// The flow is that which was noted. Else another processor has opened the very same one in this moment: the packet
+    /// joins that.
+    pub is_new: bool,
+}
+
+/// Opens the flow that has been noted, or says under which counter's name it is refused. The insertion of the reply tuple is
+/// what reserves the port.
 ///
 /// The steps are global functions, which the verifier checks once each by itself, and whose stacks are not that of the
 /// programs.
 #[inline(always)]
-pub fn claim(skb: Skb, opening: &Opening, now: Ticks) -> Result<Found, Counter> {
+pub fn claim(skb: Skb, opening: &Opening, now: Ticks) -> Result<Claim, Counter> {
     let index = xnat_take_slot(now.0);
     if index == NO_PORT {
         return Err(Counter::PortsExhausted);
@@ -71,9 +113,10 @@ pub fn claim(skb: Skb, opening: &Opening, now: Ticks) -> Result<Found, Counter> 
         give_back(&found, false);
         return Err(refused);
     }
-    // Whoever was faster on another processor has opened the very same flow: this packet joins it.
-    let reference = FlowRef::from_bits(xnat_publish(found.reference.to_bits(), from_wire.into()));
-    lookup::by_reference(reference).ok_or(Counter::FlowBusy)
+    let own = found.reference.to_bits();
+    let published = xnat_publish(own, from_wire.into());
+    let found = lookup::by_reference(FlowRef::from_bits(published)).ok_or(Counter::FlowBusy)?;
+    Ok(Claim { found, is_new: published == own })
 }
 
 /// No slot.
@@ -87,9 +130,10 @@ const NO_PORT: u32 = u32::MAX - 1;
 #[inline(never)]
 extern "C" fn xnat_take_slot(now: u32) -> u32 {
     let now = Ticks(now);
-    let (Some(config), Some(opening)) = (maps::config(), OPENING.get(0)) else {
+    let (Some(config), Some(noted)) = (maps::config(), OPENING.get(0)) else {
         return NO_SLOT;
     };
+    let opening = &noted.opening;
     // Before anything has been taken that would have to be given back. While no daemon runs, what is refused pays for
     // collection all the same, because nothing else may come that does.
     let is_hopeless = full::is_hopeless(config, opening, now);
@@ -109,7 +153,7 @@ extern "C" fn xnat_take_slot(now: u32) -> u32 {
     let Some(flow) = FLOWS.get_ptr_mut(index) else {
         return NO_SLOT;
     };
-    fill(flow, opening, now);
+    fill(flow, noted, now);
     index
 }
 
@@ -262,7 +306,8 @@ pub extern "C" fn xnat_free(index: u32) -> u32 {
 
 /// Writes the record and makes the slot live.
 #[inline(always)]
-fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
+fn fill(flow: *mut Flow, noted: &Noted, now: Ticks) {
+    let opening = &noted.opening;
     // SAFETY: the slot is ours alone until a reference to it is inserted; readers that map the array look at the
     // generation before and after, and that is even until the last store.
     unsafe {
@@ -283,6 +328,11 @@ fn fill(flow: *mut Flow, opening: &Opening, now: Ticks) {
         zero(&raw mut (*flow).carried);
         zero(&raw mut (*flow).window);
         zero(&raw mut (*flow).syn);
+        if noted.has_first {
+            (*flow).counts[0] = noted.first.counts;
+            (*flow).next_hop = noted.first.next_hop;
+            copy(&raw mut (*flow).window[0], &raw const noted.first.window);
+        }
         let live = word.next(now);
         // An exchange rather than a store: it orders the stores before it for readers on other processors.
         atomic::compare_and_swap(&raw mut (*flow).word, word.0, live.0);

@@ -14,9 +14,11 @@ use aya_ebpf::helpers::generated::bpf_csum_update;
 use xnat_common::checksum::{self, sum32};
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
+use xnat_common::flow::State;
 use xnat_common::hop::Watch;
 use xnat_common::packet::{Headers, ethernet, ipv4, proto, tcp_header, udp_header};
-use xnat_common::tcp::{Judgement, Segment, flags};
+use xnat_common::tcp::window::Scale;
+use xnat_common::tcp::{self, Judgement, Segment, Window, flags};
 use xnat_common::translate::Translation;
 use xnat_common::{Addr, FlowKey, Port, Side, Ticks, Tuple};
 
@@ -28,7 +30,7 @@ use crate::opener::Opener;
 use crate::parse::IP;
 use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
-use crate::{account, express_open, forward, identification, rewrite};
+use crate::{account, express_open, forward, identification, rewrite, segment};
 
 /// Where the transport header begins.
 const TRANSPORT: usize = IP + ipv4::LEN;
@@ -154,10 +156,22 @@ fn may_live(config: &Config, found: &Found, now: Ticks) -> bool {
 /// Whether a TCP segment in the middle of a connection is one of it; takes over what it says of the windows.
 #[inline(always)]
 fn is_plausible(skb: Skb, plain: &Plain, found: &Found) -> bool {
-    let Some(tcp) = skb.at::<[u8; tcp_header::LEN]>(TRANSPORT) else {
-        return false;
-    };
-    let tcp = tcp.cast::<u8>();
+    // Neither begins it nor ends a direction of it: nothing else of the flags matters.
+    segment(skb, plain, flags::ACK, Scale::NONE)
+        .is_some_and(|segment| account::judge(found, &segment) as u8 == Judgement::Plausible as u8)
+}
+
+/// The state of a connection, and the window of its opener, after the segment that opens it.
+#[inline(always)]
+pub fn opened(skb: Skb, plain: &Plain) -> Option<(State, Window)> {
+    let segment = segment(skb, plain, flags::SYN, segment::scale(skb, &plain.headers()))?;
+    Some((State::default().with_tcp(tcp::State::SynSent), Window::of_syn(&segment)))
+}
+
+/// A TCP segment, of which `flags` and `scale` matter.
+#[inline(always)]
+fn segment(skb: Skb, plain: &Plain, flags: u8, scale: Scale) -> Option<Segment> {
+    let tcp = skb.at::<[u8; tcp_header::LEN]>(TRANSPORT)?.cast::<u8>();
     // SAFETY: the whole header is in bounds.
     let (seq, ack, window) = unsafe {
         (
@@ -167,9 +181,7 @@ fn is_plausible(skb: Skb, plain: &Plain, found: &Found) -> bool {
         )
     };
     let payload = u32::from(plain.total_len) - ipv4::LEN as u32 - u32::from(plain.header);
-    // Neither begins it nor ends a direction of it: nothing else of the flags matters.
-    let segment = Segment { seq, ack, payload, window, flags: flags::ACK, scale: 0 };
-    account::judge(found, &segment) as u8 == Judgement::Plausible as u8
+    Some(Segment { seq, ack, payload, window, flags, scale: scale.0 })
 }
 
 /// What matters of a plain packet before it is changed.

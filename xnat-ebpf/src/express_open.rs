@@ -4,24 +4,25 @@
 
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
-use xnat_common::flow::{Kind, State};
-use xnat_common::packet::proto;
+use xnat_common::flow::{Counts, Kind};
 use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 
-use crate::claim::{self, Opening};
+use crate::claim::{self, First, Opening};
 use crate::express::{self, Plain};
-use crate::lookup::{self, Found};
+use crate::lookup::Found;
 use crate::maps::{self, WATCH};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{account, forward, hop, hygiene, index, kernel_flow, port, refuse, route};
+use crate::{forward, hop, hygiene, index, kernel_flow, port, refuse, route};
 
 /// From a container, a packet that belongs to no flow. None if it goes the long way.
 #[inline(always)]
 pub fn from_inside(skb: Skb) -> Option<Verdict> {
     let asked = ask(skb)?;
     match claim::claim(skb, Opening::noted().ok()?, asked.now) {
-        Ok(found) => Some(first(skb, &asked, &found)),
+        Ok(claim) if claim.is_new => Some(send(skb, &asked, &claim.found)),
+        // The long way finds the flow that another processor has just opened.
+        Ok(_) => None,
         Err(counter) if refuse::worth_telling(counter) => {
             let told = refuse::tell(skb, &asked.plain.headers(), Opening::noted().ok()?.inside, asked.now);
             Some(refuse::conclude(counter, told))
@@ -34,8 +35,8 @@ pub fn from_inside(skb: Skb) -> Option<Verdict> {
 /// stack below all that is needed for a search.
 struct Asked {
     plain: Plain,
-    /// The names of the next hops, there and back.
-    hops: [u32; 2],
+    /// The name of the next hop.
+    hop: u32,
     now: Ticks,
 }
 
@@ -52,9 +53,10 @@ fn ask(skb: Skb) -> Option<Asked> {
         return None;
     }
     // A segment that opens a connection may be repeated, or open it anew.
-    if plain.syn && lookup::find(&key).is_some() || kernel_flow::claims(&key, true, now) {
+    if plain.syn && index::is_taken(&key) || kernel_flow::claims(&key, true, now) {
         return None;
     }
+    let (state, window) = if plain.syn { express::opened(skb, &plain)? } else { Default::default() };
     let opening = Opening {
         proto: plain.proto,
         kind: Kind::Outside,
@@ -62,10 +64,11 @@ fn ask(skb: Skb) -> Option<Asked> {
         reply: reply(config, &plain),
         inside: route.inside,
         peer: Addr::UNSPECIFIED,
-        state: State::default(),
+        state,
     };
-    opening.note().ok()?;
-    Some(Asked { plain, hops: [route.out, route.back], now })
+    let counts = Counts::of_packet(plain.total_len.into());
+    opening.note_with(First { counts, next_hop: [route.out, route.back], window }).ok()?;
+    Some(Asked { plain, hop: route.out, now })
 }
 
 /// The tuple of the answers, if the flow keeps its port.
@@ -86,40 +89,15 @@ pub fn prefetch(config: &Config, plain: &Plain, key: &FlowKey) {
 
 /// Sends the packet on, as the first of its flow, which has just been opened.
 #[inline(always)]
-fn first(skb: Skb, asked: &Asked, found: &Found) -> Verdict {
-    let Asked { plain, hops: [out, back], now } = asked;
-    hop::set_name(found, Direction::Original, *out);
-    hop::set_name(found, Direction::Reply, *back);
-    let to = found.flow().translated(Direction::Original);
-    if !account(skb, plain, found, *now) {
-        return Verdict::drop(Counter::FlowBusy);
-    }
-    if let Err(drop) = express::translate::<true>(skb, plain, to) {
+fn send(skb: Skb, asked: &Asked, found: &Found) -> Verdict {
+    let Asked { plain, hop, now } = asked;
+    if let Err(drop) = express::translate::<true>(skb, plain, found.flow().translated(Direction::Original)) {
         return drop;
     }
-    send(skb, *out, *now).unwrap_or(Verdict::drop(Counter::RewriteFailed))
-}
-
-/// Sends a translated packet to the wire.
-#[inline(always)]
-fn send(skb: Skb, hop: u32, now: Ticks) -> Option<Verdict> {
-    match hop::remembered(hop, WATCH.get(0)?, now) {
-        Some(way) if !way.asks(now) => way.go(skb, true),
+    let sent = match WATCH.get(0).and_then(|watch| hop::remembered(*hop, watch, *now)) {
+        Some(way) if !way.asks(*now) => way.go(skb, true),
         // The kernel knows the way, whatever has happened to the hop in this moment.
-        _ => Some(forward::to_uplink(skb, maps::config()?)),
-    }
-}
-
-/// Counts the first packet of a flow and advances its state; false if the flow has been collected in the meantime.
-#[inline(always)]
-fn account(skb: Skb, plain: &Plain, found: &Found, now: Ticks) -> bool {
-    if plain.proto == proto::TCP {
-        return account::account_opening(skb, found.reference, &plain.headers(), now);
-    }
-    // A datagram changes nothing of a flow that it has just opened, but is counted.
-    let lives = found.refresh(now);
-    if lives {
-        account::count(found, plain.total_len.into());
-    }
-    lives
+        _ => maps::config().map(|config| forward::to_uplink(skb, config)),
+    };
+    sent.unwrap_or(Verdict::drop(Counter::RewriteFailed))
 }

@@ -143,19 +143,23 @@ pub fn prefetch(config: &Config, key: &FlowKey) {
 #[inline(always)]
 pub fn is_taken(key: &FlowKey) -> bool {
     let [a, b] = key.words();
+    xnat_has_entry(a, b) != 0
+}
+
+/// As [`is_taken`], for a key's words.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_has_entry(a: u64, b: u64) -> u32 {
     let Some((place, buckets)) = look(a, b) else {
-        return false;
+        return 0;
     };
     if is_among(buckets.first, place.tag, a, b) {
-        return true;
+        return 1;
     }
     if version(buckets.first) & Bucket::SPILLED == 0 {
-        return false;
+        return 0;
     }
-    match buckets.second() {
-        Some(second) => is_among(second, place.tag, a, b),
-        None => false,
-    }
+    buckets.second().map_or(0, |second| is_among(second, place.tag, a, b).into())
 }
 
 /// Inserts the entry by which packets of the reference's direction find its flow; false if their tuple has one already.

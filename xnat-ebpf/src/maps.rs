@@ -16,7 +16,7 @@ use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::{Addr, Flow, FlowKey, Port, Ticks};
 
 use crate::atomic;
-use crate::claim::Opening;
+use crate::claim::Noted;
 use crate::opener::Opener;
 use crate::stage::STAGES_LEN;
 
@@ -41,7 +41,7 @@ pub static COUNTERS: PerCpuArray<u64, { counter::CAPACITY as usize }> = PerCpuAr
 #[btf_map]
 pub static FLOWS: Array<Flow, SLOTS_DEFAULT, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
-pub static OPENING: PerCpuArray<Opening, 1> = PerCpuArray::new();
+pub static OPENING: PerCpuArray<Noted, 1> = PerCpuArray::new();
 #[btf_map]
 pub static TUPLES: Array<Bucket, { index::buckets(FLOWS_DEFAULT as u32) as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();

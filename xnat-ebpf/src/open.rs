@@ -85,8 +85,8 @@ pub fn noted(skb: Skb) -> Step<Next> {
     hygiene::check_opening(skb, &headers)?;
     let opening = Opening::noted()?;
     match claim::claim(skb, opening, now) {
-        Ok(found) if stage::has(skb, TAGGED) => receive::opened(skb, &mut headers, &found),
-        Ok(found) => Ok(Next::translate(skb, found.reference)),
+        Ok(claim) if stage::has(skb, TAGGED) => receive::opened(skb, &mut headers, &claim.found),
+        Ok(claim) => Ok(Next::translate(skb, claim.found.reference)),
         Err(counter) if stage::place(skb) == Hook::Wire => Err(Verdict::drop(counter)),
         Err(counter) => Err(refuse::opening(skb, &headers, opening.inside, counter, now)),
     }

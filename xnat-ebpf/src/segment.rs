@@ -1,18 +1,15 @@
 //! What of a TCP segment matters to its connection.
 
-use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use xnat_common::packet::{Headers, ipv4, tcp_header};
 use xnat_common::tcp::Segment;
 use xnat_common::tcp::window::{Scale, options};
 
 use crate::parse::{IP, transport_offset};
-use crate::skb::Skb;
-
-/// Longest option list in octets, and so the longest walk through one.
-const OPTIONS_MAX: u32 = 40;
+use crate::skb::{Skb, bounded, zeroed};
 
 /// Reads the header of a segment in an IP packet: of `lengths` the upper half is the total length, the next octet the
 /// length of the IP header, and the last one what `scale` has found. None if the header claims more than the packet has.
@@ -57,65 +54,17 @@ pub fn scale(skb: Skb, headers: &Headers) -> Scale {
     Scale(xnat_window_scale(skb.raw(), (start + tcp_header::LEN) as u32, options) as u8)
 }
 
-/// The walk through an option list.
-struct Walk {
-    skb: *mut __sk_buff,
-    start: u32,
-    at: u32,
-    len: u32,
-    scale: u32,
-}
-
 /// The window scale among the TCP options, `len` octets from `start` on, as a [`Scale`].
 ///
 /// A global function, which the verifier checks once by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_window_scale(skb: *mut __sk_buff, start: u32, len: u32) -> u32 {
-    let mut walk = Walk { skb, start, at: 0, len, scale: u32::from(Scale::NONE.0) };
-    // SAFETY: the callback has the signature that the helper asks for and outlives the call (kernel 5.17).
-    unsafe { bpf_loop(OPTIONS_MAX, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    walk.scale
+    let mut place = MaybeUninit::<[u8; options::ROOM]>::uninit();
+    // SAFETY: all zeroes are a valid list.
+    let list = unsafe { zeroed(&mut place) };
+    let len = bounded::<{ options::ROOM }>(len);
+    // SAFETY: the list is no shorter than that; of one beyond the packet's end the helper makes zeroes.
+    unsafe { bpf_skb_load_bytes(skb.cast(), start, list.as_mut_ptr().cast(), len) };
+    options::window_scale(list, len as usize).0.into()
 }
-
-extern "C" fn step(_nth: u64, walk: *mut c_void) -> i64 {
-    // SAFETY: bpf_loop hands over the pointer that `xnat_window_scale` gave it.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
-    if walk.at >= walk.len {
-        return 1;
-    }
-    let skb = Skb::from_raw(walk.skb);
-    let offset = (walk.start + walk.at) as usize;
-    let Some((kind, length)) = kind_and_length(skb, offset) else {
-        return 1;
-    };
-    if kind == options::WINDOW_SCALE && length == options::WINDOW_SCALE_LEN {
-        if walk.at + u32::from(length) <= walk.len
-            && let Some(shift) = skb.load::<u8>(offset + 2)
-        {
-            walk.scale = u32::from(Scale::from_option(shift).0);
-        }
-        return 1;
-    }
-    match options::next(walk.at, kind, length) {
-        Some(next) => {
-            walk.at = next;
-            0
-        }
-        None => 1,
-    }
-}
-
-/// The two octets at `offset`; behind the packet's end is zero. Looked at where they lie, if that is in the linear part.
-#[inline(always)]
-fn kind_and_length(skb: Skb, offset: usize) -> Option<(u8, u8)> {
-    if let Some(octets) = skb.at::<[u8; 2]>(offset & FAR) {
-        // SAFETY: `at` has checked the bounds.
-        let [kind, length] = unsafe { *octets };
-        return Some((kind, length));
-    }
-    Some((skb.load(offset)?, skb.load(offset + 1).unwrap_or(0)))
-}
-
-/// No TCP header ends beyond; the verifier wants to know how far a pointer may go.
-const FAR: usize = 0xff;

@@ -160,9 +160,10 @@ impl Window {
         (scale as u32) << 24 | least_one
     }
 
-    /// What a SYN says of its sender.
+    /// What a SYN says of its sender, of whom nothing is known before: so [`judge`] takes over the one that opens a connection.
     #[inline(always)]
-    const fn of_syn(segment: &Segment) -> Self {
+    #[must_use]
+    pub const fn of_syn(segment: &Segment) -> Self {
         let max_window = Self::pack(segment.window as u32, segment.scale);
         Self { end: segment.end(), max_end: segment.seq.wrapping_add(1), max_window }
     }
@@ -402,27 +403,41 @@ const fn syn_ack(state: State, sender: &mut Window, receiver: &mut Window, noted
     Judgement::Restarts
 }
 
-/// The walk through a TCP header's options to the window scale.
+/// The window scale among a TCP header's options.
 pub mod options {
+    use super::Scale;
+
     /// End of the list.
     const END: u8 = 0;
     /// No operation.
     const NOP: u8 = 1;
     /// Window scale (RFC 7323 §2.2).
-    pub const WINDOW_SCALE: u8 = 3;
+    const WINDOW_SCALE: u8 = 3;
     /// Length of that option in octets, the factor being the last.
-    pub const WINDOW_SCALE_LEN: u8 = 3;
+    const WINDOW_SCALE_LEN: usize = 3;
+    /// The longest option list in octets (RFC 9293 §3.1).
+    pub const MAX: usize = 40;
+    /// Room for one, a power of two.
+    pub const ROOM: usize = 64;
 
-    /// Where the next option begins if one of kind `kind` and length `length` begins at `at`; none at the end of the list
-    /// and behind a damaged option.
+    /// What a list of `len` octets says of its sender's windows. What is behind them is zero, as is the end of a list. What
+    /// comes behind a damaged option counts for nothing.
     #[inline(always)]
     #[must_use]
-    pub const fn next(at: u32, kind: u8, length: u8) -> Option<u32> {
-        match kind {
-            END => None,
-            NOP => Some(at + 1),
-            _ if length < 2 => None,
-            _ => Some(at + length as u32),
+    pub const fn window_scale(list: &[u8; ROOM], len: usize) -> Scale {
+        let mut at = 0;
+        while at < MAX {
+            let length = list[at + 1] as usize;
+            match list[at] {
+                END => break,
+                NOP => at += 1,
+                WINDOW_SCALE if length == WINDOW_SCALE_LEN => {
+                    return if at + length > len { Scale::NONE } else { Scale::from_option(list[at + 2]) };
+                }
+                _ if length < 2 => break,
+                _ => at += length,
+            }
         }
+        Scale::NONE
     }
 }
