@@ -53,6 +53,12 @@ fn swap(bucket: *mut Bucket, at: usize, old: Entry, new: Entry) -> bool {
 pub struct Survey(u64);
 
 impl Survey {
+    /// Whether any entry has the tag.
+    #[inline(always)]
+    pub const fn has_any_tag(self) -> bool {
+        self.0 as u8 != 0
+    }
+
     #[inline(always)]
     pub const fn has_tag(self, at: usize) -> bool {
         self.0 >> at & 1 != 0

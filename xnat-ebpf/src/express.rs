@@ -164,7 +164,7 @@ fn is_plausible(skb: Skb, plain: &Plain, found: &Found) -> bool {
 /// The state of a connection, and the window of its opener, after the segment that opens it.
 #[inline(always)]
 pub fn opened(skb: Skb, plain: &Plain) -> Option<(State, Window)> {
-    let segment = segment(skb, plain, flags::SYN, segment::scale(skb, &plain.headers()))?;
+    let segment = segment(skb, plain, flags::SYN, segment::scale_in(skb, TRANSPORT, plain.header.into()))?;
     Some((State::default().with_tcp(tcp::State::SynSent), Window::of_syn(&segment)))
 }
 

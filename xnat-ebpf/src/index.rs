@@ -284,7 +284,7 @@ fn has_ended(flow: *mut Flow, reference: FlowRef) -> bool {
 #[inline(always)]
 fn scan(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> u64 {
     let (seen, mut at) = (survey(bucket, tag), 0);
-    while at < ENTRIES {
+    while at < ENTRIES && seen.has_any_tag() {
         if seen.has_tag(at) {
             let flow = xnat_flow_of(read(bucket, at).0, a, b);
             if flow < ENDING {
@@ -306,7 +306,7 @@ fn is_among(bucket: *mut Bucket, tag: u32, a: u64, b: u64) -> bool {
 #[inline(always)]
 fn has_among(bucket: *mut Bucket, seen: Survey, a: u64, b: u64) -> bool {
     let mut at = 0;
-    while at < ENTRIES {
+    while at < ENTRIES && seen.has_any_tag() {
         if seen.has_tag(at) && xnat_flow_of(read(bucket, at).0, a, b) != NOTHING {
             return true;
         }

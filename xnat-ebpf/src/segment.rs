@@ -47,7 +47,13 @@ const fn data_offset(octet: u8) -> u32 {
 pub fn scale(skb: Skb, headers: &Headers) -> Scale {
     let start = transport_offset(headers);
     let octet = skb.load(start + tcp_header::DATA_OFFSET).unwrap_or(0);
-    let options = data_offset(octet).saturating_sub(tcp_header::LEN as u32);
+    scale_in(skb, start, data_offset(octet))
+}
+
+/// As [`scale`], of a TCP header of `len` octets from `start` on.
+#[inline(always)]
+pub fn scale_in(skb: Skb, start: usize, len: u32) -> Scale {
+    let options = len.saturating_sub(tcp_header::LEN as u32);
     if options == 0 {
         return Scale::NONE;
     }
