@@ -7,9 +7,13 @@ use crate::Port;
 use crate::packet::proto;
 use crate::time::Ticks;
 
-/// Entries of the `HOST_PORTS` map: all ports of TCP, then all ports of UDP. An entry is eight bytes long because arrays
-/// that are mapped into memory have their entries at such distances; the time is in [`Ticks`].
-pub const ENTRIES: u32 = 2 << 16;
+/// All ports of TCP, then all ports of UDP: so many stamps the `HOST_PORTS` map has. A stamp is eight bytes long because
+/// arrays that are mapped into memory have their entries at such distances; the time is in [`Ticks`].
+pub const STAMPS: u32 = 2 << 16;
+
+/// Entries of the map: behind the stamps come words with a bit for each, which is set while there is a stamp. By them most
+/// ports are known not to be the host's without a look at their stamps, all of which together no near cache holds.
+pub const ENTRIES: u32 = STAMPS + STAMPS / u64::BITS;
 
 /// The UDP port of the peer link at both ends, in host order. What comes from it is taken for a peer's daemon, so no flow
 /// has it on the wire.
@@ -30,6 +34,13 @@ pub const fn index(protocol: u8, port: Port) -> Option<u32> {
         proto::UDP => Some(1 << 16 | port.number() as u32),
         _ => None,
     }
+}
+
+/// The entry of the map that has the bit of the stamp at `index`, and the bit.
+#[inline(always)]
+#[must_use]
+pub const fn bit(index: u32) -> (u32, u64) {
+    (STAMPS + index / u64::BITS, 1 << (index % u64::BITS))
 }
 
 /// Whether a port that was last stamped at `stamp` is in use at `now`. Zero is no stamp.

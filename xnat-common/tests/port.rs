@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use xnat_common::host_port::{self, ENTRIES, LIFETIME};
+use xnat_common::host_port::{self, ENTRIES, LIFETIME, STAMPS};
 use xnat_common::packet::{Headers, Icmp, ipv4, proto};
 use xnat_common::port::{Range, is_privileged, may_keep, range};
 use xnat_common::tcp::flags::{ACK, FIN, RST, SYN};
@@ -61,7 +61,10 @@ fn every_port_of_a_class_can_be_chosen() {
 fn every_port_of_the_host_has_an_entry_of_its_own() {
     let of = |protocol| (0..=u16::MAX).map(move |port| host_port::index(protocol, Port::new(port)).expect("an index"));
     let all: BTreeSet<u32> = of(proto::TCP).chain(of(proto::UDP)).collect();
-    assert_eq!((all.len() as u32, all.last().copied()), (ENTRIES, Some(ENTRIES - 1)));
+    assert_eq!((all.len() as u32, all.last().copied()), (STAMPS, Some(STAMPS - 1)));
+    let bits: BTreeSet<(u32, u64)> = all.into_iter().map(host_port::bit).collect();
+    assert_eq!(bits.len() as u32, STAMPS);
+    assert!(bits.iter().all(|(entry, bit)| (STAMPS..ENTRIES).contains(entry) && bit.is_power_of_two()));
     assert_eq!(host_port::index(proto::ICMP, Port::new(5)), None);
 }
 

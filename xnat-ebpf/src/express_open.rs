@@ -13,7 +13,7 @@ use crate::lookup::Found;
 use crate::maps::{self, WATCH};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{forward, hop, hygiene, index, kernel_flow, port, refuse, route};
+use crate::{forward, hop, hygiene, index, kernel_flow, mapping, refuse, route};
 
 /// From a container, a packet that belongs to no flow. None if it goes the long way.
 #[inline(always)]
@@ -84,7 +84,7 @@ pub fn prefetch(config: &Config, plain: &Plain, key: &FlowKey) {
     index::prefetch_home(config, key);
     index::prefetch(config, key);
     index::prefetch(config, &FlowKey::new(reply(config, plain), plain.proto, Side::Wire));
-    port::prefetch(plain.proto, plain.tuple.sport);
+    mapping::owner_of(plain.proto, plain.tuple.sport);
 }
 
 /// Sends the packet on, as the first of its flow, which has just been opened.

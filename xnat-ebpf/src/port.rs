@@ -14,23 +14,11 @@ use xnat_common::{Direction, Flow, FlowRef, Port, Ticks, host_port};
 use crate::full::{xnat_is_full, xnat_note_full};
 use crate::lookup::{self, Found};
 use crate::mapping::{self, Goal};
-use crate::maps::{self, HOST_PORTS};
+use crate::maps;
 use crate::search::{CHANGED, CLASH, KEPT, NONE, OTHER, RETRY, TIRED, find};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
 use crate::{account, collect, filtering, index, kernel_flow, quota};
-
-/// Looks at what tells whether a port is free, so that the processor fetches all of it at once before it is asked for.
-#[inline(always)]
-pub fn prefetch(protocol: u8, port: Port) {
-    mapping::owner_of(protocol, port);
-    if let Some(at) = host_port::index(protocol, port)
-        && let Some(stamp) = HOST_PORTS.get_ptr(at)
-    {
-        // SAFETY: a value of an array.
-        unsafe { stamp.read_volatile() };
-    }
-}
 
 /// Takes a port on the wire for a flow that is being opened: the one in its reply tuple, or another.
 #[inline(always)]

@@ -10,6 +10,7 @@ use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lo
 use xnat_common::packet::{Headers, proto};
 use xnat_common::{Port, Ticks, Tuple, host_port};
 
+use crate::atomic;
 use crate::maps::HOST_PORTS;
 use crate::skb::{Skb, zeroed};
 
@@ -32,14 +33,19 @@ pub fn stamp(skb: Skb, headers: &Headers, now: Ticks) {
     if skb.socket_port() != u32::from(headers.tuple.sport.number()) {
         return;
     }
-    let Some(stamp) = host_port::index(headers.proto, headers.tuple.sport).and_then(|at| HOST_PORTS.get_ptr_mut(at))
-    else {
+    let Some(index) = host_port::index(headers.proto, headers.tuple.sport) else {
         return;
     };
-    // SAFETY: a value of an array; stores of the same time by several processors do no harm.
+    let (word, bit) = host_port::bit(index);
+    let (Some(stamp), Some(word)) = (HOST_PORTS.get_ptr_mut(index), HOST_PORTS.get_ptr_mut(word)) else {
+        return;
+    };
+    // SAFETY: values of an array; stores of the same time by several processors do no harm. The bit comes after the stamp:
+    // user space takes it away only to look at the stamp once more.
     unsafe {
         if *stamp != u64::from(now.0) {
-            *stamp = u64::from(now.0);
+            stamp.write_volatile(now.0.into());
+            atomic::fetch_or(word, bit);
         }
     }
 }
@@ -47,9 +53,12 @@ pub fn stamp(skb: Skb, headers: &Headers, now: Ticks) {
 /// Whether the host uses a port at all.
 #[inline(always)]
 pub fn uses(protocol: u8, port: Port, now: Ticks) -> bool {
-    host_port::index(protocol, port)
-        .and_then(|at| HOST_PORTS.get(at))
-        .is_some_and(|stamp| host_port::in_use(*stamp, now))
+    let Some(index) = host_port::index(protocol, port) else {
+        return false;
+    };
+    let (word, bit) = host_port::bit(index);
+    HOST_PORTS.get(word).is_some_and(|word| word & bit != 0)
+        && HOST_PORTS.get(index).is_some_and(|stamp| host_port::in_use(*stamp, now))
 }
 
 /// Whether a packet with `incoming` would reach a socket of the host.

@@ -12,6 +12,7 @@ mod daemon;
 mod filter;
 mod forward;
 mod hooks;
+mod host_ports;
 mod instance;
 mod loader;
 mod machine;

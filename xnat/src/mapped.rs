@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use aya::maps::MapData;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -60,6 +61,14 @@ impl<T: aya::Pod> Mapped<T> {
     pub(crate) fn entry(&self, index: usize) -> Option<NonNull<T>> {
         // SAFETY: the mapping holds `len` entries.
         (index < self.len).then(|| unsafe { self.base.add(index) })
+    }
+}
+
+impl Mapped<u64> {
+    /// The entries, which the dataplane changes as well.
+    pub(crate) const fn atomics(&self) -> &[AtomicU64] {
+        // SAFETY: so many there are, aligned and for as long as the mapping; they are only ever looked at as atomics.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.len) }
     }
 }
 

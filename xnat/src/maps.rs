@@ -14,10 +14,11 @@ use xnat_common::flow::Flow;
 use xnat_common::mapping::{Forward, ForwardKey};
 use xnat_common::names::map;
 use xnat_common::subnet::{Inside, Peer, Subnet};
-use xnat_common::{Addr, Port, Ticks, hop, host_port};
+use xnat_common::{Addr, Port, Ticks, hop};
 
 use crate::cidr::Cidr;
 use crate::forward::table::{self, Forwards};
+use crate::host_ports;
 use crate::instance::Instance;
 use crate::loader::{Dataplane, LoadError};
 use crate::mapped::{Access, Mapped};
@@ -140,12 +141,8 @@ impl Maps {
 
     /// Tells the dataplane that the host uses these ports, by protocol.
     pub(crate) fn stamp_host_ports(&self, ports: impl IntoIterator<Item = (u8, u16)>, now: Ticks) -> io::Result<()> {
-        let stamps = Mapped::<u64>::new(&self.host_ports, Access::ReadWrite)?;
-        let places = ports.into_iter().filter_map(|(protocol, port)| host_port::index(protocol, Port::new(port)));
-        for stamp in places.filter_map(|index| stamps.entry(index as usize)) {
-            // SAFETY: 8 bytes, aligned; the dataplane stores there as well, and either time will do.
-            unsafe { stamp.as_ptr().write_volatile(now.0.into()) };
-        }
+        let mapped = Mapped::<u64>::new(&self.host_ports, Access::ReadWrite)?;
+        host_ports::stamp(mapped.atomics(), ports, now);
         Ok(())
     }
 
