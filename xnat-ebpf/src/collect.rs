@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use xnat_common::collection::{self, ENDS, Look};
+use xnat_common::collection::{self, ENDS, Look, SLICE_OF_FRAGMENTS};
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{State, Word};
@@ -197,7 +197,7 @@ extern "C" fn visit_nth(nth: u64, slice: *mut c_void) -> i64 {
     let place = slice.first.wrapping_add(nth as u32);
     if place >= slice.slots {
         hold::xnat_expire(place - slice.slots, slice.now.0);
-        return 0;
+        return i64::from(nth + 1 >= u64::from(SLICE_OF_FRAGMENTS));
     }
     let left = xnat_visit(place, slice.now.0);
     if left == ENDED {
