@@ -4,8 +4,9 @@
 //! first as a network card would: by an interrupt, after which the packet is forwarded at once unless something keeps that
 //! processor from it. The time from sending until the packet is behind the uplink is taken, and the part of it from the
 //! interrupt until the kernel gets to the packet, unless the processor was idle: the rest is not collection's, but of the
-//! sender, of the interrupt's way and of a virtual machine that is not run for a while. So that it shows what any busy
-//! processor does to packets, the same is measured while a program does nothing there but count.
+//! sender and of the interrupt's way. Nor is collection's what the hypervisor gives to others, and what tasks take that have
+//! nothing to do with it. So that it shows what any busy processor does to packets, the same is measured while a program
+//! does nothing there but count.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,8 +109,11 @@ fn collect(
 type Part = fn(&Delay) -> u64;
 
 fn report(measured: &mut Measured, id: &str, when: &str, delays: &[Delay]) {
-    let parts: [(_, _, Part); 2] =
-        [("", "", |it| it.whole), ("/waiting", ", of which waiting for the processor", |it| it.waited)];
+    let parts: [(_, _, Part); 3] = [
+        ("", "", |it| it.whole),
+        ("/waiting", ", of which waiting for the processor", |it| it.waited),
+        ("/own", ", of that while it was run and no other task's", |it| it.waited - it.elsewhere),
+    ];
     for (part, words, of) in parts {
         let mut sorted: Vec<u64> = delays.iter().map(of).collect();
         sorted.sort_unstable();
@@ -140,7 +144,7 @@ fn busy_for(time: Duration) {
 /// Sends packets of one flow, one a period, until `meanwhile` is over; returns how late each arrived.
 fn delays(kernel: &mut Kernel, setup: &Setup, meanwhile: impl FnOnce()) -> Result<Vec<Delay>> {
     let send = Send { packet: Packet::Udp, packets: u32::MAX, ..Send::default() };
-    let job = Job { probe: 1, ..send.job(setup.candidate) };
+    let job = Job { probe: setup.xnat().id(), ..send.job(setup.candidate) };
     kernel.expect(job)?;
     let over = AtomicBool::new(false);
     let container = &setup.rig.container;

@@ -11,7 +11,7 @@ use aya_obj::generated::{BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attr, bpf_cmd};
 use xnat_tests::netns::Namespace;
 
 use crate::layout::{DELAYS, Delay, Job, Tally};
-use crate::processor;
+use crate::{processor, stolen};
 
 /// Packets that the kernel takes from the generator at a time, as from a network card.
 const BATCH: u32 = 64;
@@ -36,11 +36,14 @@ struct DelayValue(Delay);
 unsafe impl aya::Pod for DelayValue {}
 
 /// What measures how long packets wait on a processor; each is named after the kernel's tracepoint.
-const WAITS: [&str; 3] = ["softirq_raise", "softirq_entry", "softirq_exit"];
+const WAITS: [&str; 4] = ["sched_switch", "softirq_raise", "softirq_entry", "softirq_exit"];
+/// What finds the hypervisor's figure.
+const RUN_QUEUE: &str = "sched_update_nr_running_tp";
 
 /// The generator and the sinks, loaded once for all rigs.
 pub struct Kernel {
     ebpf: Ebpf,
+    tells_stolen: bool,
 }
 
 /// The object file, which `XNAT_BENCH_OBJECT` names.
@@ -54,12 +57,18 @@ fn object() -> Vec<u8> {
 impl Kernel {
     /// Loads the programs.
     pub fn load() -> Self {
-        let mut ebpf = Ebpf::load(&object()).unwrap_or_else(|error| panic!("the benchmark's programs: {error}"));
+        let stolen = stolen::place();
+        let mut loader = EbpfLoader::new();
+        if let Some(place) = &stolen {
+            loader.override_global("QUEUE_NUMBER", &place.number, true);
+            loader.override_global("STEAL_TIME", &place.distance, true);
+        }
+        let mut ebpf = loader.load(&object()).unwrap_or_else(|error| panic!("the benchmark's programs: {error}"));
         for name in ["generate", "sink_outside", "pass"] {
             xdp(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         classifier(&mut ebpf, "sink_inside").load().unwrap_or_else(|error| panic!("sink_inside: {error}"));
-        Self { ebpf }
+        Self { ebpf, tells_stolen: stolen.is_some() }
     }
 
     /// Attaches an XDP program in driver mode.
@@ -101,7 +110,7 @@ impl Kernel {
 
     /// From now on it is measured how long packets wait on a processor, which makes every packet a little later.
     pub fn watch_waits(&mut self) {
-        for name in WAITS {
+        for name in self.watching() {
             let program = self.raw_tracepoint(name);
             program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
             program.attach(name).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -110,9 +119,13 @@ impl Kernel {
 
     /// The end of that.
     pub fn leave_waits(&mut self) {
-        for name in WAITS {
+        for name in self.watching() {
             self.raw_tracepoint(name).unload().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
+    }
+
+    fn watching(&self) -> impl Iterator<Item = &'static str> + use<> {
+        WAITS.into_iter().chain(self.tells_stolen.then_some(RUN_QUEUE))
     }
 
     fn raw_tracepoint(&mut self, name: &str) -> &mut RawTracePoint {

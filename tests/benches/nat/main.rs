@@ -29,6 +29,7 @@ mod rig;
 mod round_trips;
 mod sample;
 mod start;
+mod stolen;
 mod traffic;
 
 use std::path::PathBuf;

@@ -60,7 +60,8 @@ pub struct Job {
     pub datagram_sum: u32,
     /// Type of service, by which the sinks know the generator's packets.
     pub service: u32,
-    /// Not zero: each packet's payload is the time at which it should have been sent, and how late it arrives is noted.
+    /// Not zero: each packet's payload is the time at which it should have been sent, and how late it arrives is noted. The
+    /// number of the process whose doing delays may be.
     pub probe: u32,
     /// The local address that a packet has when it arrives, in the order of the octets in the packet.
     pub arrives_with: u32,
@@ -76,6 +77,8 @@ pub struct Delay {
     pub whole: u64,
     /// The part of it that the packet waited on the processor that forwards it, for whatever was done there.
     pub waited: u64,
+    /// The part of that in which the processor was not run by the hypervisor, or was another task's.
+    pub elsewhere: u64,
 }
 
 /// How many delays are noted; later ones take the places of the first.

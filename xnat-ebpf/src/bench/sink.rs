@@ -85,8 +85,9 @@ fn note_delay(data: usize, end: usize, nth: u64) {
     // SAFETY: the packet was just compared with its end; a helper without arguments.
     let (sent, now) = unsafe { ((data as *const u8).add(PAYLOAD).cast::<u64>().read(), bpf_ktime_get_ns()) };
     if let Some(delay) = DELAYS.get_ptr_mut(nth as u32 & (DELAYS_MAX as u32 - 1)) {
-        let (whole, waited) = (now - sent, wait::waited());
+        let (whole, (waited, elsewhere)) = (now - sent, wait::waited());
+        let waited = if waited < whole { waited } else { whole };
         // SAFETY: a map value.
-        unsafe { *delay = Delay { whole, waited: if waited < whole { waited } else { whole } } };
+        unsafe { *delay = Delay { whole, waited, elsewhere: if elsewhere < waited { elsewhere } else { waited } } };
     }
 }
