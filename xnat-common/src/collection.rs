@@ -8,8 +8,8 @@ use crate::{fragment, index};
 /// How many places a run of the collector looks at. If all of them are empty that takes some 25 µs, most of it waiting for
 /// memory.
 pub const SLICE: u32 = 512;
-/// How many places of datagrams and fragments it looks at: they are large, so each lies in a page of its own, and are seldom
-/// looked at, so no cache has them. Each takes 1 to 2 µs.
+/// How many places of datagrams and fragments it looks at: they are large, up to 16 KiB, so hardly two lie in one page, and
+/// are seldom looked at, so no cache has them. Each takes 1 to 2 µs.
 pub const SLICE_OF_FRAGMENTS: u32 = 32;
 /// A run that has ended so many flows looks at no more places, because ending one takes much longer than a look: no packet
 /// gets through on this processor before the run is over (`bpf_test_run`).

@@ -11,8 +11,8 @@ use crate::time::Ticks;
 /// arrays that are mapped into memory have their entries at such distances; the time is in [`Ticks`].
 pub const STAMPS: u32 = 2 << 16;
 
-/// Entries of the map: behind the stamps come words with a bit for each, which is set while there is a stamp. By them most
-/// ports are known not to be the host's without a look at their stamps, all of which together no near cache holds.
+/// Entries of the map: behind the stamps come words with a bit for each. A stamp without its bit does not count. So most ports
+/// are known not to be the host's without a look at their stamps, all of which together no near cache holds.
 pub const ENTRIES: u32 = STAMPS + STAMPS / u64::BITS;
 
 /// The UDP port of the peer link at both ends, in host order. What comes from it is taken for a peer's daemon, so no flow

@@ -84,7 +84,7 @@ impl Opening {
     }
 }
 
-/// What has become of a claim.
+/// The flow that a packet has claimed.
 #[derive(Clone, Copy)]
 pub struct Claim {
     pub found: Found,

@@ -164,7 +164,7 @@ pub fn name(found: &Found, direction: Direction) -> u32 {
 
 /// Has the flow remember the hop of a direction.
 #[inline(always)]
-pub fn set_name(found: &Found, direction: Direction, name: u32) {
+fn set_name(found: &Found, direction: Direction, name: u32) {
     // SAFETY: as in name; a lost race is a look-up more.
     unsafe { (&raw mut (*found.flow).next_hop).cast::<u32>().add(direction as usize).write_volatile(name) };
 }

@@ -73,4 +73,20 @@ mod tests {
         assert_eq!(bits(&entries), [21, 22]);
         assert_eq!(entries[22].load(Ordering::Relaxed), u64::from(later.0));
     }
+
+    #[test]
+    fn a_port_that_is_stamped_while_it_is_forgotten_keeps_its_bit() {
+        let entries: Vec<AtomicU64> = (0..ENTRIES).map(|_| AtomicU64::new(0)).collect();
+        for round in 1..500 {
+            // All that was stamped before is too old by now.
+            let now = Ticks(round * (LIFETIME.0 + 1));
+            std::thread::scope(|scope| {
+                scope.spawn(|| forget(&entries, now));
+                // As the dataplane does.
+                entries[22].store(now.0.into(), Ordering::Relaxed);
+                mark(&entries, 22);
+            });
+            assert_eq!(bits(&entries), [22], "round {round}");
+        }
+    }
 }

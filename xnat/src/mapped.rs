@@ -65,7 +65,7 @@ impl<T: aya::Pod> Mapped<T> {
 }
 
 impl Mapped<u64> {
-    /// The entries, which the dataplane changes as well.
+    /// The entries, which the dataplane changes as well, of an array that was mapped to be changed.
     pub(crate) const fn atomics(&self) -> &[AtomicU64] {
         // SAFETY: so many there are, aligned and for as long as the mapping; they are only ever looked at as atomics.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.len) }

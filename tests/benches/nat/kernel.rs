@@ -125,7 +125,7 @@ impl Kernel {
     }
 
     fn watching(&self) -> impl Iterator<Item = &'static str> + use<> {
-        WAITS.into_iter().chain(self.tells_stolen.then_some(RUN_QUEUE))
+        self.tells_stolen.then_some(RUN_QUEUE).into_iter().chain(WAITS)
     }
 
     fn raw_tracepoint(&mut self, name: &str) -> &mut RawTracePoint {

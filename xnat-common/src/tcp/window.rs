@@ -416,7 +416,7 @@ pub mod options {
     /// Length of that option in octets, the factor being the last.
     const WINDOW_SCALE_LEN: usize = 3;
     /// The longest option list in octets (RFC 9293 §3.1).
-    pub const MAX: usize = 40;
+    const MAX: usize = 40;
     /// Room for one, a power of two.
     pub const ROOM: usize = 64;
 

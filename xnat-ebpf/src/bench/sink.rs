@@ -86,8 +86,9 @@ fn note_delay(data: usize, end: usize, nth: u64) {
     let (sent, now) = unsafe { ((data as *const u8).add(PAYLOAD).cast::<u64>().read(), bpf_ktime_get_ns()) };
     if let Some(delay) = DELAYS.get_ptr_mut(nth as u32 & (DELAYS_MAX as u32 - 1)) {
         let (whole, (waited, elsewhere)) = (now - sent, wait::waited());
-        let waited = if waited < whole { waited } else { whole };
+        // Others may have waited longer than this packet: what they have waited for before may have been elsewhere.
+        let before = waited.saturating_sub(whole);
         // SAFETY: a map value.
-        unsafe { *delay = Delay { whole, waited, elsewhere: if elsewhere < waited { elsewhere } else { waited } } };
+        unsafe { *delay = Delay { whole, waited: waited - before, elsewhere: elsewhere.saturating_sub(before) } };
     }
 }

@@ -5,9 +5,11 @@
 //! nothing else to do: it was idle when the interrupt came, in no softirq, and none came before this one. There a machine
 //! that is not run for a while is all that a packet can wait for.
 //!
-//! What of the time cannot be the daemon's doing is noted: that in which the hypervisor says that it has not run the
-//! processor, and that which other tasks have had, softirqs in their midst left out. A packet waits for a task only if that
-//! cannot be preempted, as a kernel thread in a long loop.
+//! What of the time has passed elsewhere is noted: that in which the hypervisor says that it has not run the processor, and
+//! that which tasks have had which have nothing to do with the daemon, softirqs in their midst left out. A packet waits for a
+//! task if that cannot be preempted, as a kernel thread in a long loop, or if softirqs were left to `ksoftirqd`, which takes
+//! its turn as any task. Why they were left to it is not known here, so what remains is the least that the daemon has done,
+//! and the whole wait the most.
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
@@ -113,7 +115,9 @@ pub fn softirq_entry(context: RawTracePointContext) -> i32 {
             (wait.waited, wait.elsewhere) = (0, 0);
         }
         if wait.raised != 0 && wait.busy != 0 {
-            let (stolen, others) = (stolen(wait) - wait.stolen_before, wait.others - wait.others_before);
+            // What has not been known at both moments is none.
+            let stolen = if wait.stolen_before == 0 { 0 } else { stolen(wait) - wait.stolen_before };
+            let others = wait.others - wait.others_before;
             wait.waited += wait.since - wait.raised;
             wait.elsewhere += if stolen > others { stolen } else { others };
         }

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_million_flows_end_in_about_five_seconds() {
-        // Of a full table two places of three hold a flow; a slice ends 64.
+        // Of a full table two places of three hold a flow; a slice that ends flows is short.
         let machine = Machine::new(Duration::from_micros(80), 96, Ticks(0));
         let (time, turns) = machine.pass(&mut collector(1_000_000, &machine));
         assert!(time <= Duration::from_secs(6), "{time:?}");
