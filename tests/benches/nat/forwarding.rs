@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use crate::number::thousands;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::sample::{Measured, Scenario};
+use crate::sample::{Measured, Round, Scenario};
 use crate::traffic::{self, Direction, Protocol, Send};
 
 /// The number of flows at which the bridge's call into netfilter is switched off for once.
@@ -117,9 +117,9 @@ impl Runs<'_> {
         let slices = (self.plan.packets / (2 * warm_up)).clamp(1, SLICES);
         let packets = self.plan.packets / slices;
         for _ in 0..self.plan.rounds {
-            let mut sums: Vec<Result<f64, String>> = vec![Ok(0.0); setups.len()];
+            let mut round = Round::of(setups.iter().map(|setup| setup.candidate));
             for slice in 1..=slices {
-                for (setup, sum) in setups.iter().zip(&mut sums) {
+                for setup in setups {
                     progress.doing(format!("{}: {}", scenario.title, setup.candidate.name()))?;
                     let send = Send {
                         packet: traffic::established(self.protocol, self.direction),
@@ -134,17 +134,13 @@ impl Runs<'_> {
                         Some((_, error)) => Err(error.clone()),
                         None => send.run(kernel, setup),
                     };
-                    if let Ok(before) = sum {
-                        *sum = outcome.map(|figure| *before + figure);
-                    }
+                    round.add(setup.candidate, outcome);
                     if slice == slices {
                         progress.done(1);
                     }
                 }
             }
-            for (setup, sum) in setups.iter().zip(sums) {
-                scenario.add(setup.candidate, sum.map(|sum| sum / f64::from(slices)));
-            }
+            round.end(&mut scenario);
         }
         Ok(scenario)
     }

@@ -10,7 +10,7 @@ use crate::frame::Packet;
 use crate::kernel::Kernel;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::sample::{Measured, Scenario};
+use crate::sample::{Measured, Round, Scenario};
 use crate::traffic::{PORT_BITS, Protocol, Send};
 
 /// Flows that are opened with an empty table: one from each port, all to one destination.
@@ -39,7 +39,7 @@ const WEIGHT: u64 = 2;
 /// Steps of progress.
 pub fn steps(plan: &Plan) -> u64 {
     let pooled = plan.among(&POOLED).len() * (FILLED.len() + 1);
-    WEIGHT * (plan.rounds * (2 * plan.candidates.len() + pooled)) as u64
+    WEIGHT * (plan.rounds * plan.slices * (2 * plan.candidates.len() + pooled)) as u64
 }
 
 /// Every packet a new flow, each round with an empty table.
@@ -55,14 +55,18 @@ pub fn measure_empty(
         let title = format!("{}, empty table", protocol.title());
         let mut scenario = Scenario::new(id, title, "ns", setups.iter().map(|setup| setup.candidate));
         for _ in 0..plan.rounds {
-            for setup in setups.iter_mut() {
-                progress.doing(format!("opening flows, {}: {}", scenario.title, setup.candidate.name()))?;
-                setup.flush();
-                let packet = if protocol == Protocol::Udp { Packet::Udp } else { Packet::Syn };
-                let send = Send { packet, flows: FLOWS, packets: FLOWS, stride: FILLING, ..Send::default() };
-                scenario.add(setup.candidate, send.run(kernel, setup));
-                progress.done(WEIGHT);
+            let mut round = Round::of(setups.iter().map(|setup| setup.candidate));
+            for _ in 0..plan.slices {
+                for setup in setups.iter_mut() {
+                    progress.doing(format!("opening flows, {}: {}", scenario.title, setup.candidate.name()))?;
+                    setup.flush();
+                    let packet = if protocol == Protocol::Udp { Packet::Udp } else { Packet::Syn };
+                    let send = Send { packet, flows: FLOWS, packets: FLOWS, stride: FILLING, ..Send::default() };
+                    round.add(setup.candidate, send.run(kernel, setup));
+                    progress.done(WEIGHT);
+                }
             }
+            round.end(&mut scenario);
         }
         measured.scenarios.push(scenario);
     }
@@ -83,29 +87,36 @@ pub fn measure_pool(
     let mut refused = Scenario::new("pool/refused".into(), "pool full: refused".into(), "ns", candidates());
     let mut known = Scenario::new("pool/established".into(), "pool full: established".into(), "ns", candidates());
     for _ in 0..plan.rounds {
-        for (scenario, percent) in scenarios.iter_mut().zip(FILLED) {
+        let mut rounds = FILLED.map(|_| Round::of(candidates()));
+        let (mut refusing, mut knowing) = (Round::of(candidates()), Round::of(candidates()));
+        for _ in 0..plan.slices {
+            for ((scenario, round), percent) in scenarios.iter().zip(&mut rounds).zip(FILLED) {
+                for setup in setups.iter_mut() {
+                    progress.doing(format!("{}: {}", scenario.title, setup.candidate.name()))?;
+                    setup.flush();
+                    let filled = (POOL * percent / 100).saturating_sub(BURST / 2);
+                    let outcome = fill(kernel, setup, filled).and_then(|()| coming(BURST).run(kernel, setup));
+                    round.add(setup.candidate, outcome);
+                    progress.done(WEIGHT);
+                }
+            }
             for setup in setups.iter_mut() {
-                progress.doing(format!("{}: {}", scenario.title, setup.candidate.name()))?;
+                progress.doing(format!("{}: {}", refused.title, setup.candidate.name()))?;
                 setup.flush();
-                let filled = (POOL * percent / 100).saturating_sub(BURST / 2);
-                let outcome = fill(kernel, setup, filled).and_then(|()| coming(BURST).run(kernel, setup));
-                scenario.add(setup.candidate, outcome);
+                let filled = fill(kernel, setup, POOL);
+                let established =
+                    Send { at_random: true, flows: POOL, packets: REFUSED, warm_up: REFUSED / 10, ..filling() };
+                knowing.add(setup.candidate, filled.clone().and_then(|()| established.run(kernel, setup)));
+                let coming = Send { warm_up: REFUSED / 10, ..coming(REFUSED) };
+                refusing.add(setup.candidate, filled.and_then(|()| coming.run_refused(kernel, setup)));
                 progress.done(WEIGHT);
             }
         }
-        for setup in setups.iter_mut() {
-            progress.doing(format!("{}: {}", refused.title, setup.candidate.name()))?;
-            setup.flush();
-            let filled = fill(kernel, setup, POOL);
-            let established =
-                Send { at_random: true, flows: POOL, packets: REFUSED, warm_up: REFUSED / 10, ..filling() };
-            let outcome = filled.clone().and_then(|()| established.run(kernel, setup));
-            known.add(setup.candidate, outcome);
-            let outcome =
-                filled.and_then(|()| Send { warm_up: REFUSED / 10, ..coming(REFUSED) }.run_refused(kernel, setup));
-            refused.add(setup.candidate, outcome);
-            progress.done(WEIGHT);
+        for (scenario, round) in scenarios.iter_mut().zip(rounds) {
+            round.end(scenario);
         }
+        refusing.end(&mut refused);
+        knowing.end(&mut known);
     }
     measured.scenarios.extend(scenarios);
     measured.scenarios.extend([known, refused]);

@@ -33,6 +33,8 @@ pub struct Plan {
     pub stages: Vec<u32>,
     /// Packets of one run, beside those that warm it up.
     pub packets: u32,
+    /// Runs of each candidate, in turn, that a round of openings is.
+    pub slices: usize,
     /// Rounds of real programs.
     pub program_rounds: usize,
     /// How long each runs.
@@ -63,6 +65,7 @@ impl Plan {
                 rounds: rounds.unwrap_or(2),
                 stages: vec![1, 100_000],
                 packets: 40_000,
+                slices: 1,
                 program_rounds: rounds.unwrap_or(2),
                 program_time: Duration::from_millis(200),
                 transfers: 1,
@@ -80,6 +83,7 @@ impl Plan {
                 rounds: rounds.unwrap_or(7),
                 stages: vec![1, 1024, 100_000, 1_000_000],
                 packets: 400_000,
+                slices: 4,
                 program_rounds: rounds.unwrap_or(7),
                 program_time: seconds(1),
                 transfers: 2,

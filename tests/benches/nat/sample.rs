@@ -81,6 +81,34 @@ impl Scenario {
     }
 }
 
+/// A round that is cut into slices, so that what the machine does within a second meets all candidates alike: a candidate's
+/// figure is the mean of its slices', if none failed.
+pub struct Round(Vec<(Candidate, Result<Vec<f64>, String>)>);
+
+impl Round {
+    /// Without slices yet.
+    pub fn of(candidates: impl IntoIterator<Item = Candidate>) -> Self {
+        Self(candidates.into_iter().map(|candidate| (candidate, Ok(Vec::new()))).collect())
+    }
+
+    /// Takes down the outcome of a candidate's next slice.
+    pub fn add(&mut self, candidate: Candidate, outcome: Result<f64, String>) {
+        let Some((_, figures)) = self.0.iter_mut().find(|(it, _)| *it == candidate) else { return };
+        match (figures.as_mut(), outcome) {
+            (Ok(figures), Ok(figure)) => figures.push(figure),
+            (Ok(_), Err(error)) => *figures = Err(error),
+            (Err(_), _) => {}
+        }
+    }
+
+    /// Ends it: takes it down in the scenario.
+    pub fn end(self, scenario: &mut Scenario) {
+        for (candidate, figures) in self.0 {
+            scenario.add(candidate, figures.map(|figures| figures.iter().sum::<f64>() / figures.len() as f64));
+        }
+    }
+}
+
 impl Series {
     /// The figures, summed up.
     pub fn summary(&self) -> Option<Summary> {
