@@ -44,8 +44,8 @@ pub mod map {
     pub const INSIDES: &str = "INSIDES";
     /// `LruHashMap<FlowKey, u32>`: tuples of the kernel's own flows, with the time when they were last seen.
     pub const KERNEL_FLOWS: &str = "KERNEL_FLOWS";
-    /// `Array<u64>` by `host_port::index`: when the host was last seen to use a port, then by `host_port::bit` which it was
-    /// seen to use at all; can be mapped into memory.
+    /// `Array<u64>` by `host_port::index`: when the host was last seen to use a port, then by `host_port::bit` whether that
+    /// may count; can be mapped into memory.
     pub const HOST_PORTS: &str = "HOST_PORTS";
     /// `Array<Mapping>` by `mapping::index`: who has which port.
     pub const PORTS: &str = "PORTS";

@@ -112,7 +112,7 @@ fn report(measured: &mut Measured, id: &str, when: &str, delays: &[Delay]) {
     let parts: [(_, _, Part); 3] = [
         ("", "", |it| it.whole),
         ("/waiting", ", of which waiting for the processor", |it| it.waited),
-        ("/own", ", of that while it was run and no other task's", |it| it.waited - it.elsewhere),
+        ("/own", ", of that while it was run and no other task's", |it| it.waited.saturating_sub(it.elsewhere)),
     ];
     for (part, words, of) in parts {
         let mut sorted: Vec<u64> = delays.iter().map(of).collect();

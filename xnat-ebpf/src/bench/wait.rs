@@ -116,7 +116,7 @@ pub fn softirq_entry(context: RawTracePointContext) -> i32 {
         }
         if wait.raised != 0 && wait.busy != 0 {
             // What has not been known at both moments is none.
-            let stolen = if wait.stolen_before == 0 { 0 } else { stolen(wait) - wait.stolen_before };
+            let stolen = if wait.stolen_before == 0 { 0 } else { stolen(wait).saturating_sub(wait.stolen_before) };
             let others = wait.others - wait.others_before;
             wait.waited += wait.since - wait.raised;
             wait.elsewhere += if stolen > others { stolen } else { others };
