@@ -14,8 +14,16 @@ pub mod program {
     pub const LOOPBACK_EGRESS: &str = "xnat_loopback_out";
     /// One slice of collection, driven by user space.
     pub const COLLECT: &str = "xnat_collect";
+    /// At the root cgroup: what sockets of IPv4 and of IPv6 run when they have been bound.
+    pub const AT_BINDS: [&str; 2] = ["xnat_bound4", "xnat_bound6"];
     /// What the programs at the hooks have in common, in the order in which they lie in [`STAGES`](super::map::STAGES).
     pub const STAGES: [&str; 5] = ["xnat_classify", "xnat_open", "xnat_translate", "xnat_error", "xnat_fragment"];
+}
+
+/// The names of what the object is told when it is loaded.
+pub mod global {
+    /// `u64`: the cookie of the network namespace that the programs are for (`SO_NETNS_COOKIE`).
+    pub const NAMESPACE: &str = "NAMESPACE";
 }
 
 /// The maps' names in the object file and under `maps/` of an instance's pins.

@@ -81,20 +81,14 @@ pub fn of_port(protocol: u8, port: Port) -> Option<*mut Mapping> {
 /// Who has a port.
 #[inline(always)]
 pub fn owner_of(protocol: u8, port: Port) -> Owner {
-    match Class::of(protocol) {
-        Some(class) => owner_at(mapping::index(class, port)),
-        None => Owner::NONE,
-    }
+    Class::of(protocol).and_then(|class| owner_at(mapping::index(class, port))).unwrap_or(Owner::NONE)
 }
 
-/// Who has the port with this number in `PORTS`.
+/// Who has the port with this number in `PORTS`. There is none only where the verifier does not know better.
 #[inline(always)]
-pub fn owner_at(index: u32) -> Owner {
-    match PORTS.get_ptr(index) {
-        // SAFETY: a value of an array.
-        Some(mapping) => unsafe { (&raw const (*mapping).owner).read_volatile() },
-        None => Owner::NONE,
-    }
+pub fn owner_at(index: u32) -> Option<Owner> {
+    // SAFETY: a value of an array.
+    PORTS.get_ptr(index).map(|mapping| unsafe { (&raw const (*mapping).owner).read_volatile() })
 }
 
 /// Makes the flow a session of the mapping that has `port`, if that is its endpoint's.

@@ -205,7 +205,8 @@ fn is_unused_here(skb: Skb, config: &Config, found: &Found, port: Port, rival: R
     if of_link || kernel_flow::knows(&key) {
         return false;
     }
-    if rival as u32 == Rival::Any as u32 && socket::uses(key.proto, port, now) {
+    let any = rival as u32 == Rival::Any as u32;
+    if any && socket::uses(key.proto, port, now) {
         return false;
     }
     if let Some(forward) = maps::forward(config, &ForwardKey { port, proto: key.proto, zero: 0 }) {
@@ -215,7 +216,7 @@ fn is_unused_here(skb: Skb, config: &Config, found: &Found, port: Port, rival: R
             return false;
         }
     }
-    !socket::takes(skb, key.proto, &key.tuple, rival)
+    any && socket::are_all_noted(config, now) || !socket::takes(skb, key.proto, &key.tuple, rival)
 }
 
 /// Takes the reply tuple with the port if no flow has it: the insertion is the reservation.

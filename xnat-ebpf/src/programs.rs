@@ -1,13 +1,14 @@
-//! The programs at the hooks, and the collector's.
+//! The programs at the hooks, the collector's, and those that sockets run when they are bound.
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{cgroup_sock, classifier};
+use aya_ebpf::programs::{SockContext, TcContext};
+use xnat_common::host_port;
 
 use crate::express::{self, Lane};
 use crate::skb::{MARK_DONE, Skb};
 use crate::stage::{self, LANE, Place, Stage};
 use crate::verdict::Verdict;
-use crate::{classify, collect, maps};
+use crate::{classify, collect, maps, socket};
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
 #[classifier]
@@ -83,4 +84,20 @@ pub fn xnat_collect(context: TcContext) -> i32 {
         (Some(config), Some(first)) => collect::slice(config, first, maps::now()).0.cast_signed(),
         _ => 0,
     }
+}
+
+/// A socket of IPv4 has been bound to a port. It may.
+#[cgroup_sock(post_bind4)]
+#[inline(always)]
+pub fn xnat_bound4(context: SockContext) -> i32 {
+    socket::bound(context.sock, |address| host_port::receives(socket::address4(context.sock), address));
+    1
+}
+
+/// A socket of IPv6 has been bound to a port. It may.
+#[cgroup_sock(post_bind6)]
+#[inline(always)]
+pub fn xnat_bound6(context: SockContext) -> i32 {
+    socket::bound(context.sock, |address| host_port::receives_too(socket::address6(context.sock), address));
+    1
 }

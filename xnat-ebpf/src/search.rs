@@ -147,7 +147,9 @@ extern "C" fn at_random(_nth: u64, search: *mut c_void) -> i64 {
     let (mut near, mut left) = (PORTS_OF_A_LINE, PORTS_OF_A_LINE);
     while left > 0 {
         left -= 1;
-        let owner = mapping::owner_at(first ^ left);
+        let Some(owner) = mapping::owner_at(first ^ left) else {
+            return 1;
+        };
         let usable = is_zero(owner.0 >> 16) | is_zero((owner.0 ^ own.0) >> 16);
         near = near * (1 - usable as u32) + left * usable as u32;
     }

@@ -5,14 +5,16 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple};
-use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
+use aya_ebpf::Global;
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
+use xnat_common::config::Config;
 use xnat_common::packet::{Headers, proto};
-use xnat_common::{Port, Ticks, Tuple, host_port};
+use xnat_common::{Addr, Port, Ticks, Tuple, host_port};
 
-use crate::atomic;
-use crate::maps::HOST_PORTS;
+use crate::maps::{self, HOST_PORTS};
 use crate::skb::{Skb, zeroed};
+use crate::{atomic, collect};
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`.
 const LISTEN: u32 = 10;
@@ -30,10 +32,52 @@ pub enum Rival {
 /// Stamps the port from which the host has just sent a packet.
 #[inline(always)]
 pub fn stamp(skb: Skb, headers: &Headers, now: Ticks) {
-    if skb.socket_port() != u32::from(headers.tuple.sport.number()) {
+    if skb.socket_port() == u32::from(headers.tuple.sport.number()) {
+        stamp_port(headers.proto, headers.tuple.sport, now);
+    }
+}
+
+/// The network namespace that the programs are for.
+#[unsafe(no_mangle)]
+static NAMESPACE: Global<u64> = Global::new(0);
+
+/// Stamps the port to which a socket has been bound, if that is one of the host's that receives what is addressed to the
+/// host on the wire. `receives` says so of the address that the socket is bound to.
+#[inline(always)]
+pub fn bound(socket: *mut bpf_sock, receives: impl Fn(Addr) -> bool) {
+    // SAFETY: the context of the program (kernel 5.8).
+    if unsafe { bpf_get_netns_cookie(socket.cast()) } != NAMESPACE.load() {
         return;
     }
-    let Some(index) = host_port::index(headers.proto, headers.tuple.sport) else {
+    let Some(config) = maps::config() else {
+        return;
+    };
+    // SAFETY: fields of the context that may be read in such a program, of four bytes each.
+    let (protocol, port) =
+        unsafe { ((&raw const (*socket).protocol).read_volatile(), (&raw const (*socket).src_port).read_volatile()) };
+    if receives(config.address) {
+        stamp_port(protocol as u8, Port::new(port as u16), maps::now());
+    }
+}
+
+/// The address that a socket of IPv4 is bound to.
+#[inline(always)]
+pub fn address4(socket: *mut bpf_sock) -> Addr {
+    // SAFETY: as above.
+    Addr(unsafe { (&raw const (*socket).src_ip4).read_volatile() })
+}
+
+/// The address that a socket of IPv6 is bound to, by words.
+#[inline(always)]
+pub fn address6(socket: *mut bpf_sock) -> [u32; 4] {
+    // SAFETY: as above.
+    let word = |nth| unsafe { (&raw const (*socket).src_ip6).cast::<u32>().add(nth).read_volatile() };
+    [word(0), word(1), word(2), word(3)]
+}
+
+#[inline(always)]
+fn stamp_port(protocol: u8, port: Port, now: Ticks) {
+    let Some(index) = host_port::index(protocol, port) else {
         return;
     };
     let (word, bit) = host_port::bit(index);
@@ -59,6 +103,15 @@ pub fn uses(protocol: u8, port: Port, now: Ticks) -> bool {
     let (word, bit) = host_port::bit(index);
     HOST_PORTS.get(word).is_some_and(|word| word & bit != 0)
         && HOST_PORTS.get(index).is_some_and(|stamp| host_port::in_use(*stamp, now))
+}
+
+/// Whether what [`uses`] says of a port is all that there is to know: every socket that has been bound was noted in that
+/// moment. One that gets its port by connecting or sending is when its first packet leaves; one that listens without having
+/// been bound is within seconds, and gets what comes to it in any case, unless that is of a flow.
+#[inline(always)]
+pub fn are_all_noted(config: &Config, now: Ticks) -> bool {
+    config.flags & (Config::BINDS_STAMPED | Config::SLOW_PATH) == Config::BINDS_STAMPED
+        && collect::is_done_by_daemon(now)
 }
 
 /// Whether a packet with `incoming` would reach a socket of the host.

@@ -83,6 +83,11 @@ impl Instance {
         self.layout().join("stages")
     }
 
+    /// The folder of the pinned links of the programs at the root cgroup.
+    pub(crate) fn binds(&self) -> PathBuf {
+        self.layout().join("binds")
+    }
+
     /// The folder of the running state.
     pub(crate) fn run(&self) -> PathBuf {
         Path::new(RUN).join(&self.0)

@@ -11,14 +11,15 @@ use std::{fs, io};
 
 use aya::maps::{Map, MapError, ProgramArray};
 use aya::pin::PinError;
-use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{CgroupSock, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
 use xnat_common::collection::Look;
 use xnat_common::index;
-use xnat_common::names::{map, program};
+use xnat_common::names::{global, map, program};
 
 use crate::instance::Instance;
+use crate::net::namespace::Namespace;
 use crate::undo::remove_tree;
 
 /// The object, as the build script has compiled it.
@@ -104,11 +105,12 @@ pub(crate) struct Dataplane {
 }
 
 impl Dataplane {
-    /// Loads programs and maps for `instance`, taking up the maps of an earlier run if they fit. If there are none, `early`
+    /// Loads programs and maps for `instance` in this `namespace`, taking up the maps of an earlier run if they fit. If there are none, `early`
     /// gets each program at hooks while the next ones are being loaded, and may attach it: without a configuration it lets
     /// everything through.
     pub(crate) fn load(
         instance: &Instance,
+        namespace: Namespace,
         max_flows: u32,
         early: impl Fn(&'static str, &mut SchedClassifier),
     ) -> Result<(Self, Earlier), LoadError> {
@@ -122,11 +124,11 @@ impl Dataplane {
                 early(name, program);
             }
         };
-        let loaded = match load_pinned(instance, max_flows, unless_one_lives_on) {
+        let loaded = match load_pinned(instance, namespace, max_flows, unless_one_lives_on) {
             Err(LoadError::Object(EbpfError::MapError(error @ MapError::IncompatiblePinnedMap { .. }))) => {
                 earlier = Earlier::Removed(error.to_string());
                 clear(instance)?;
-                load_pinned(instance, max_flows, &early)
+                load_pinned(instance, namespace, max_flows, &early)
             }
             loaded => loaded,
         };
@@ -148,6 +150,15 @@ impl Dataplane {
             let info = dataplane.program(name)?.info().map_err(|error| LoadError::Program { name, error })?;
             counts.push((name, info.verified_instruction_count().unwrap_or(0)));
         }
+        // A kernel may be without programs of this kind (`CONFIG_CGROUP_BPF`).
+        for name in program::AT_BINDS {
+            if let Ok(info) = dataplane
+                .socket_program(name)
+                .and_then(|program| program.info().map_err(|error| LoadError::Program { name, error }))
+            {
+                counts.push((name, info.verified_instruction_count().unwrap_or(0)));
+            }
+        }
         Ok(counts)
     }
 
@@ -156,6 +167,15 @@ impl Dataplane {
         let wrong = |error| LoadError::Program { name, error };
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
         program.try_into().map_err(wrong)
+    }
+
+    /// A program that sockets run when they are bound, loaded.
+    pub(crate) fn socket_program(&mut self, name: &'static str) -> Result<&mut CgroupSock, LoadError> {
+        let wrong = |error| LoadError::Program { name, error };
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        let program: &mut CgroupSock = program.try_into().map_err(wrong)?;
+        program.load().map_err(wrong)?;
+        Ok(program)
     }
 
     /// Leads the programs at the hooks to those that they go on in, and pins that before there is a configuration: the kernel
@@ -233,6 +253,7 @@ pub(crate) fn clear(instance: &Instance) -> Result<(), LoadError> {
 
 fn load_pinned(
     instance: &Instance,
+    namespace: Namespace,
     max_flows: u32,
     early: impl Fn(&'static str, &mut SchedClassifier),
 ) -> Result<Dataplane, LoadError> {
@@ -241,6 +262,7 @@ fn load_pinned(
     }
     let mut loader = EbpfLoader::new();
     size(&mut loader, max_flows);
+    loader.override_global(global::NAMESPACE, &namespace.cookie, true);
     for name in PINNED {
         loader.map_pin_path(name, instance.map(name));
     }

@@ -2,6 +2,7 @@
 
 mod api;
 mod behaviour;
+mod binds;
 mod cidr;
 mod cli;
 mod client;

@@ -1,7 +1,8 @@
 //! The host's own connections through the same uplink.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4, TcpListener, UdpSocket};
 
+use nix::sys::signal::Signal;
 use xnat_tests::tcp::{self, Service};
 use xnat_tests::topology::{ANYWHERE, NODE1, OUTSIDE, Reference};
 use xnat_tests::wait::{self, SOON};
@@ -60,6 +61,46 @@ fn a_client_port_equal_to_a_listening_port_of_the_host_does_not_hijack_it() {
     // The host is reached as before, by everybody.
     tcp::whoami(reference.outside.ns(), 0, (NODE1, 8443));
     pass(&server, local(&service), &service, b"for the host");
+}
+
+/// Binds a socket of the host, for UDP or TCP, at a moment, and has a container use the same port in the next. Whether it
+/// got another one.
+fn gives_way(reference: &Reference, bound: IpAddr, port: u16) -> [bool; 2] {
+    let host = reference.node1.host.ns();
+    let server = udp_at(reference.outside.ns(), OUTSIDE, 0);
+    let _web = tcp::Server::start(reference.outside.ns(), 80, Service::Whoami);
+    let client = udp_at(reference.n1().ns(), reference.n1().address(), port);
+    let _socket = host.within(|| UdpSocket::bind((bound, port))).expect("a socket");
+    let udp = pass(&client, local(&server), &server, b"hello").port() != port;
+    let _listener = host.within(|| TcpListener::bind((bound, port))).expect("a listener");
+    [udp, tcp::whoami(reference.n1().ns(), port, (OUTSIDE, 80)).port() != port]
+}
+
+#[test]
+fn a_port_is_the_hosts_as_soon_as_a_socket_is_bound_to_it() {
+    let reference = Reference::new();
+    let mut xnat = alone(&reference, "");
+    // The host of most people has it.
+    reference.node1.host.ns().set_sysctl("net/ipv6/conf/lo/disable_ipv6", "0");
+    for (port, bound, is_the_hosts) in [
+        (41001, "0.0.0.0", true),
+        (41002, "172.29.0.4", true),
+        (41003, "::", true),
+        (41004, "::ffff:172.29.0.4", true),
+        (41005, "127.0.0.1", false),
+        (41006, "::1", false),
+    ] {
+        let gave_way = gives_way(&reference, bound.parse().expect("an address"), port);
+        assert_eq!(gave_way, [is_the_hosts; 2], "{bound}");
+    }
+    // Another machine's are its own affair, though the kernel is the same.
+    let _elsewhere = udp_at(reference.outside.ns(), OUTSIDE, 41007);
+    let server = udp_at(reference.outside.ns(), OUTSIDE, 5300);
+    let client = udp_at(reference.n1().ns(), reference.n1().address(), 41007);
+    assert_eq!(pass(&client, local(&server), &server, b"hello").port(), 41007);
+    // With the dataplane alone.
+    xnat.stop(Signal::SIGKILL);
+    assert_eq!(gives_way(&reference, NODE1.into(), 41008), [true; 2]);
 }
 
 #[test]

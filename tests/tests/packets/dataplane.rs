@@ -3,7 +3,7 @@
 use std::fs;
 
 use aya::maps::{HashMap, Map, MapData, ProgramArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod};
 use xnat_common::names::{map, program};
 
@@ -27,8 +27,12 @@ pub fn load(object: &[u8]) -> Ebpf {
         .load(object)
         .expect("the object");
     for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().expect("TC");
-        program.load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            other => panic!("{name}: {:?}", other.prog_type()),
+        };
+        loaded.unwrap_or_else(|error| panic!("{name}: {error:?}"));
     }
     lead_on(&mut ebpf);
     ebpf

@@ -2,8 +2,6 @@
 
 use object::{Object as _, ObjectSymbol as _};
 
-use aya::programs::SchedClassifier;
-
 use xnat_common::names::program;
 
 use crate::dataplane::{load, object};
@@ -17,7 +15,6 @@ fn the_verifier_has_room_left() {
     let ebpf = load(&object());
     let mut over = Vec::new();
     for (name, program) in ebpf.programs() {
-        let program: &SchedClassifier = program.try_into().expect("TC");
         let verified = program.info().expect("what the kernel says").verified_instruction_count().expect("Linux 5.16");
         println!("{name}: {verified} instructions verified");
         if verified > INSTRUCTIONS {

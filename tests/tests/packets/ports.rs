@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use xnat_common::config::Config;
 use xnat_common::counter::Counter::{self, FlowsOpened, MappingsOpened, PortsChanged, PortsExhausted, Refusals};
 use xnat_common::packet::proto;
 use xnat_common::{Flow, FlowKey, Side, Tuple};
@@ -147,6 +148,33 @@ fn a_port_that_the_host_has_just_used_is_not_taken() {
     assert_ne!(port, 40000, "even toward another server, and with the socket gone");
     let tcp_port = port_of(&mut world, &tcp(CONTAINER, SERVER, SYN), tuple(CONTAINER, SERVER));
     assert_eq!(tcp_port, 40000, "TCP's ports are others");
+}
+
+#[test]
+fn the_kernel_is_asked_about_sockets_unless_they_are_noted_as_they_are_bound() {
+    let mut world = World::new();
+    for (what, flags, watched, stamped, kept) in [
+        ("nobody notes them", 0, true, false, false),
+        ("somebody does", Config::BINDS_STAMPED, true, false, true),
+        ("it has been noted", Config::BINDS_STAMPED, true, true, false),
+        ("no daemon runs, so what was noted is forgotten", Config::BINDS_STAMPED, false, false, false),
+        ("the slow path asks", Config::BINDS_STAMPED | Config::SLOW_PATH, true, false, false),
+    ] {
+        for (given, packet, protocol) in [
+            (Given::UdpSocket(40000), udp(CONTAINER, SERVER), proto::UDP),
+            (Given::Listener(40000), tcp(CONTAINER, SERVER, SYN), proto::TCP),
+        ] {
+            world.reset();
+            given.prepare(&mut world);
+            world.configure(|config| config.flags |= flags);
+            world.watched = watched;
+            if stamped {
+                world.stamp_host_port(protocol, 40000);
+            }
+            let port = port_of(&mut world, &packet, tuple(CONTAINER, SERVER));
+            assert_eq!(port == 40000, kept, "{what}");
+        }
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use xnat_common::host_port;
 use xnat_common::names::{map, program};
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::timeout::Timeouts;
-use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Side, Ticks};
+use xnat_common::{Addr, Direction, Flow, FlowKey, FlowRef, Port, Side, Ticks};
 use xnat_tests::netns::Namespace;
 use xnat_tests::topology::{NODE1, NODE2, NODE3};
 
@@ -423,15 +423,30 @@ impl World {
         self.unbalanced()
     }
 
-    /// Forgets which ports the host uses: through the map's memory, because its entries are many.
-    fn clear_host_ports(&mut self) {
+    /// Forgets which ports the host uses.
+    fn clear_host_ports(&self) {
+        self.with_host_ports(|entries| entries.fill(0));
+    }
+
+    /// Notes that the host has used a port just now.
+    pub fn stamp_host_port(&self, protocol: u8, port: u16) {
+        let index = host_port::index(protocol, Port::new(port)).expect("a protocol with ports");
+        let (word, bit) = host_port::bit(index);
+        self.with_host_ports(|entries| {
+            entries[index as usize] = now().0.into();
+            entries[word as usize] |= bit;
+        });
+    }
+
+    /// Changes the map of the host's ports through its memory, because its entries are many.
+    fn with_host_ports(&self, change: impl FnOnce(&mut [u64])) {
         let Some(Map::Array(ports)) = self.ebpf.map(map::HOST_PORTS) else { panic!("no array of ports") };
         let len = NonZeroUsize::new(host_port::ENTRIES as usize * size_of::<u64>()).expect("entries");
-        let fd = ports.fd().as_fd();
-        // SAFETY: nothing else refers to the new mapping, and it is gone before this returns.
+        let (fd, access) = (ports.fd().as_fd(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
+        // SAFETY: so many entries are mapped; no program runs meanwhile, and the mapping is gone before this returns.
         unsafe {
-            let memory = mmap(None, len, ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0).expect("the map's memory");
-            memory.write_bytes(0, len.get());
+            let memory = mmap(None, len, access, MapFlags::MAP_SHARED, fd, 0).expect("the map's memory");
+            change(std::slice::from_raw_parts_mut(memory.cast().as_ptr(), host_port::ENTRIES as usize));
             munmap(memory, len.get()).expect("a mapping");
         }
     }

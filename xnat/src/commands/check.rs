@@ -14,7 +14,7 @@ use crate::instance::Instance;
 use crate::loader::Dataplane;
 use crate::say::{self, BAD, GOOD, HEADING};
 use crate::state::{self, Lock, StateError};
-use crate::{machine, output};
+use crate::{binds, machine, output};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +71,7 @@ fn look(instance: &Instance) -> Vec<Finding> {
     let mut findings = vec![kernel(), rights, btf(), bpffs(), jit(), hooks(privileged)];
     findings.extend(maps(privileged));
     findings.push(dataplane(privileged));
+    findings.push(sockets());
     findings.push(forwarding());
     findings.push(name(instance));
     findings.push(instances());
@@ -204,6 +205,18 @@ fn dataplane(privileged: bool) -> Finding {
             )
         }
     }
+}
+
+fn sockets() -> Finding {
+    if binds::can_be_attached() {
+        return Finding::ok("sockets", "noted as they are bound, by programs at the root cgroup");
+    }
+    Finding::lacking(
+        "sockets",
+        Verdict::Absent,
+        "the root cgroup is not to be seen: the kernel is asked for each opening whether a socket has the port",
+        "mount cgroup2 at /sys/fs/cgroup, and run xnat outside of containers",
+    )
 }
 
 fn forwarding() -> Finding {

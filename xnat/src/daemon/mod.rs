@@ -19,6 +19,7 @@ use std::rc::Rc;
 
 use self::collection::Collector;
 use self::vigil::Vigil;
+use crate::binds::Binds;
 use crate::config::Settings;
 use crate::forward::table::Forwards;
 use crate::hooks::{Hooks, Place};
@@ -51,6 +52,8 @@ pub(crate) struct Daemon {
     /// What is told of changes in the network.
     vigil: Rc<Vigil>,
     hooks: Hooks,
+    /// Without them the kernel is asked about sockets.
+    binds: Option<Binds>,
     /// The forwards, as they are in the dataplane.
     forwards: Forwards,
     /// Places at which attaching has failed, which has been told.

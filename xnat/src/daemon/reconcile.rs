@@ -8,6 +8,7 @@ use xnat_common::config::Config;
 use xnat_common::names::program;
 
 use super::{Daemon, insides};
+use crate::binds::{BindError, Binds};
 use crate::hooks::{Place, Side};
 use crate::loader::Earlier;
 use crate::maps::MapsError;
@@ -34,7 +35,21 @@ impl Daemon {
         if let Some(place) = self.failed.first() {
             anyhow::bail!("{} has no hooks", self.there.name(place.link));
         }
-        Ok(())
+        self.attach_binds()
+    }
+
+    /// Has ports stamped as the host's sockets are bound to them, from now on, where that is possible.
+    fn attach_binds(&mut self) -> anyhow::Result<()> {
+        match Binds::attach(&mut self.dataplane, &self.settings.instance) {
+            Ok(binds) => self.binds = Some(binds),
+            Err(BindError::NoRoot) => return Ok(()),
+            Err(error) => {
+                say::warning(format_args!("{error}; the kernel is asked about sockets instead"));
+                return Ok(());
+            }
+        }
+        // Those that are bound already are asked for after that.
+        self.follow_sockets()
     }
 
     /// Looks at the network again and follows it.
@@ -127,8 +142,11 @@ impl Daemon {
     pub(super) fn config(&self) -> Config {
         let uplink = &self.plan.uplink;
         let settled = self.settings.dataplane(self.seed, uplink.index, uplink.mtu, self.plan.address);
-        let found =
-            [(!self.forwards.is_empty(), Config::FORWARDS), (self.there.routes_by_port, Config::ROUTES_BY_PORT)];
+        let found = [
+            (!self.forwards.is_empty(), Config::FORWARDS),
+            (self.there.routes_by_port, Config::ROUTES_BY_PORT),
+            (self.binds.is_some() && self.ports_failure.is_none(), Config::BINDS_STAMPED),
+        ];
         let flags = found.iter().filter(|(is_so, _)| *is_so).fold(settled.flags, |flags, (_, flag)| flags | flag);
         Config { flags, ..settled }
     }

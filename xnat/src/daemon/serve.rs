@@ -117,10 +117,7 @@ impl Daemon {
                     Ok(())
                 }
                 Wake::Collect => self.collect(),
-                Wake::Stamp => {
-                    self.stamp_host_ports();
-                    Ok(())
-                }
+                Wake::Stamp => self.follow_sockets(),
                 Wake::Request(request) => {
                     self.answer(request).await;
                     Ok(())
@@ -153,6 +150,13 @@ impl Daemon {
             say::warning(text);
         }
         self.ports_failure = failure;
+    }
+
+    /// As [`Self::stamp_host_ports`], and tells the dataplane whether it may rely on that.
+    pub(super) fn follow_sockets(&mut self) -> anyhow::Result<()> {
+        self.stamp_host_ports();
+        self.write_config()?;
+        Ok(())
     }
 }
 

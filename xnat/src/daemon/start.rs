@@ -97,6 +97,7 @@ impl Prepared {
             seed,
             vigil: Rc::new(vigil),
             hooks,
+            binds: None,
             forwards: Forwards::default(),
             failed: BTreeSet::new(),
             roster,
@@ -167,7 +168,7 @@ fn load(
             early.borrow_mut().attach_early(&wanted, name, program);
         }
     };
-    let (mut dataplane, earlier) = Dataplane::load(instance, settings.max_flows, attach)?;
+    let (mut dataplane, earlier) = Dataplane::load(instance, namespace, settings.max_flows, attach)?;
     let hooks = if earlier == Earlier::Reused { Hooks::new(instance, kind, adopt) } else { early.into_inner() };
     let (maps, boot, seed, vigil) = match opened(&mut dataplane) {
         Ok(opened) => opened,
