@@ -10,6 +10,7 @@ use crate::frame::Packet;
 use crate::kernel::Kernel;
 use crate::plan::Plan;
 use crate::progress::Progress;
+use crate::rig::OTHER;
 use crate::sample::{Measured, Round, Scenario};
 use crate::traffic::{PORT_BITS, Protocol, Send};
 
@@ -30,8 +31,6 @@ const REFUSED: u32 = 20_000;
 /// The ports of those who fill the pool, and of those who come then: both all over the pool, in different order.
 const FILLING: u32 = 9_973;
 const COMING: u32 = 20_011;
-/// Another container, so that it needs ports of its own.
-const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 12);
 
 /// Steps of progress of one run: most of the time goes into forgetting flows before it.
 const WEIGHT: u64 = 2;

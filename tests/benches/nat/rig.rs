@@ -10,6 +10,8 @@ use crate::kernel::Kernel;
 
 /// The container's address.
 pub const CONTAINER: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 11);
+/// That of another one, which takes ports that this one has: behind the same port of the bridge.
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 12);
 /// The host's on the bridge.
 const BRIDGE: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 1);
 /// The host's on the wire.
@@ -76,6 +78,7 @@ impl Rig {
             (&host, GATEWAY, WIRE_MAC, "eth0"),
             (&host, PEER, WIRE_MAC, "eth0"),
             (&host, CONTAINER, CONTAINER_MAC, "br0"),
+            (&host, OTHER, CONTAINER_MAC, "br0"),
             (&wire, HOST, UPLINK_MAC, "wire0"),
             (&container, BRIDGE, BRIDGE_MAC, "eth0"),
         ] {
