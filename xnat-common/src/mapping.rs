@@ -83,6 +83,16 @@ pub const fn index(class: Class, port: Port) -> u32 {
     (class as u32) << 16 | port.number() as u32
 }
 
+/// Entries of the `TAKEN` map: words with a bit for each entry of `PORTS`.
+pub const TAKEN_WORDS: u32 = ENTRIES / u64::BITS;
+
+/// The entry of the `TAKEN` map that has the bit of the port at `index`, and the bit.
+#[inline(always)]
+#[must_use]
+pub const fn taken_bit(index: u32) -> (u32, u64) {
+    (index / u64::BITS, 1 << (index % u64::BITS))
+}
+
 /// Who has a port, and how many sessions: address, port and count in one word, which is changed only by
 /// compare-and-swap. Zero is free.
 #[repr(transparent)]

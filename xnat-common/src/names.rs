@@ -57,6 +57,8 @@ pub mod map {
     pub const HOST_PORTS: &str = "HOST_PORTS";
     /// `Array<Mapping>` by `mapping::index`: who has which port.
     pub const PORTS: &str = "PORTS";
+    /// `Array<u64>` by `mapping::taken_bit`: a bit for each port that has an owner in `PORTS`, or nearly so.
+    pub const TAKEN: &str = "TAKEN";
     /// `HashMap<Endpoint, Port>`: endpoints whose port on the wire is another than inside.
     pub const MOVED: &str = "MOVED";
     /// `HashMap<RemoteKey, RemoteEntry>`: with which remote addresses a port has sessions, beyond the first one.
@@ -92,4 +94,4 @@ pub mod map {
 }
 
 /// The version of the pinned maps' layouts; part of the pins' path, and raised whenever a layout changes.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;

@@ -3,7 +3,7 @@
 use crate::Port;
 use crate::packet::proto;
 
-/// How many ports are tried at random, each with those beside it, before the rest is gone through one by one.
+/// How often a port is picked at random, from 64 that follow each other, before all are gone through one by one.
 pub const RANDOM_ATTEMPTS: u32 = 64;
 
 /// The first port of the unprivileged class.
@@ -49,6 +49,17 @@ impl Range {
         ((random & 0xffff) * self.count) >> 16
     }
 
+    /// Which of the 64 ports from `first` on are among them, which has the lowest bit.
+    #[inline(always)]
+    #[must_use]
+    pub const fn among(self, first: u16) -> u64 {
+        let (from, to) = (self.first as u32, self.first as u32 + self.count);
+        let first = first as u32;
+        let below = if from > first { from - first } else { 0 };
+        let end = if to > first { to - first } else { 0 };
+        bits_below(end) & !bits_below(below)
+    }
+
     /// Whether a port is among them.
     #[inline(always)]
     #[must_use]
@@ -56,6 +67,31 @@ impl Range {
         let port = port.number() as u32;
         port >= self.first as u32 && port < self.first as u32 + self.count
     }
+}
+
+/// The lowest bits, so many; all from 64 on.
+const fn bits_below(count: u32) -> u64 {
+    if count < u64::BITS { (1 << count) - 1 } else { u64::MAX }
+}
+
+/// The first place from `start` on, or else from zero on, whose bit is set; 64 if none is. By halves, because eBPF has no
+/// instruction that counts zeroes.
+#[inline(always)]
+#[must_use]
+pub const fn pick(bits: u64, start: u32) -> u32 {
+    if bits == 0 {
+        return u64::BITS;
+    }
+    let mut rest = bits.rotate_right(start);
+    let mut place = start;
+    let mut half = u64::BITS / 2;
+    while half > 0 {
+        let none = (rest & bits_below(half) == 0) as u32;
+        rest >>= none * half;
+        place += none * half;
+        half /= 2;
+    }
+    place % u64::BITS
 }
 
 /// The ports, of those from `first` to `last`, that a flow with the port `original` may have where it cannot keep that:

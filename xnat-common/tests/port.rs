@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use xnat_common::host_port::{self, ENTRIES, LIFETIME, STAMPS};
 use xnat_common::packet::{Headers, Icmp, ipv4, proto};
-use xnat_common::port::{Range, is_privileged, may_keep, range};
+use xnat_common::port::{Range, is_privileged, may_keep, pick, range};
 use xnat_common::tcp::flags::{ACK, FIN, RST, SYN};
 use xnat_common::{Port, Ticks};
 
@@ -106,4 +106,34 @@ fn fragments_are_told_apart() {
     assert_eq!(kinds(ipv4::MF), (true, false, true));
     assert_eq!(kinds(ipv4::MF | 0xb9), (true, true, false), "what lies in its place is payload");
     assert_eq!(kinds(0xb9), (true, true, false));
+}
+
+#[test]
+fn ports_of_a_range_are_told_by_their_bits() {
+    for range in [
+        Range::new(1, 65535),
+        Range::new(32_768, 65535),
+        Range::new(1000, 1040),
+        Range::new(63, 64),
+        Range::new(7, 7),
+        Range::new(2, 1),
+    ] {
+        for first in (0..=u16::MAX).step_by(64) {
+            let among = range.among(first);
+            for nth in 0..64 {
+                assert_eq!(among >> nth & 1 != 0, range.contains(Port::new(first + nth)), "{range:?}: {}", first + nth);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_next_set_bit_is_picked() {
+    assert_eq!(pick(0, 17), 64);
+    for bits in [1, 1 << 63, u64::MAX, 0x8000_0000_0000_0001, 0x00f0_0000_0a00_0000] {
+        for start in 0..64 {
+            let expected = (start..start + 64).map(|place| place % 64).find(|place| bits >> place & 1 != 0);
+            assert_eq!(Some(pick(bits, start)), expected, "{bits:x} from {start} on");
+        }
+    }
 }

@@ -47,6 +47,26 @@ pub unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
 /// # Safety
 /// As [`add`].
 #[inline(always)]
+pub unsafe fn set(word: *mut u64, bits: u64) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { asm!("lock *(u64 *)(r1 + 0) |= r2", in("r1") word, in("r2") bits) }
+}
+
+/// Clears all bits but these.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn keep(word: *mut u64, bits: u64) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { asm!("lock *(u64 *)(r1 + 0) &= r2", in("r1") word, in("r2") bits) }
+}
+
+/// Sets bits.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
 pub unsafe fn set32(word: *mut u32, bits: u32) {
     // SAFETY: the caller vouches for the pointer.
     unsafe { asm!("lock *(u32 *)(r1 + 0) |= w2", in("r1") word, in("r2") u64::from(bits)) }

@@ -9,7 +9,7 @@ use xnat_common::mapping::{self, Class, Dependence, Endpoint, Mapping, Owner};
 use xnat_common::{Addr, Flow, FlowRef, Port};
 
 use crate::lookup::{self, Found};
-use crate::maps::{self, PORTS, REMOTES};
+use crate::maps::{self, PORTS, REMOTES, TAKEN};
 use crate::session::{enter, exit, insert_remote, join_remote, remote_key};
 use crate::{account, atomic, filtering, quota};
 
@@ -81,14 +81,39 @@ pub fn of_port(protocol: u8, port: Port) -> Option<*mut Mapping> {
 /// Who has a port.
 #[inline(always)]
 pub fn owner_of(protocol: u8, port: Port) -> Owner {
-    Class::of(protocol).and_then(|class| owner_at(mapping::index(class, port))).unwrap_or(Owner::NONE)
+    match of_port(protocol, port) {
+        // SAFETY: a value of an array.
+        Some(mapping) => unsafe { (&raw const (*mapping).owner).read_volatile() },
+        None => Owner::NONE,
+    }
 }
 
-/// Who has the port with this number in `PORTS`. There is none only where the verifier does not know better.
+/// Which of the 64 ports from `first` on, a multiple of 64, somebody has: the lowest bit is that of the first. A look at
+/// their records would be one at 16 lines of memory. It is a hint: who takes a port sets the bit a moment later, and who
+/// frees one takes it away a moment before.
 #[inline(always)]
-pub fn owner_at(index: u32) -> Option<Owner> {
-    // SAFETY: a value of an array.
-    PORTS.get_ptr(index).map(|mapping| unsafe { (&raw const (*mapping).owner).read_volatile() })
+pub fn taken(class: Class, first: u16) -> u64 {
+    let (word, _) = mapping::taken_bit(mapping::index(class, Port::new(first)));
+    TAKEN.get(word).map_or(u64::MAX, |word| *word)
+}
+
+/// Notes whether somebody has a port.
+#[inline(always)]
+fn note_taken(protocol: u8, port: Port, is_taken: bool) {
+    let Some(class) = Class::of(protocol) else {
+        return;
+    };
+    let (word, bit) = mapping::taken_bit(mapping::index(class, port));
+    if let Some(word) = TAKEN.get_ptr_mut(word) {
+        // SAFETY: a value of an array.
+        unsafe {
+            if is_taken {
+                atomic::set(word, bit);
+            } else {
+                atomic::keep(word, !bit);
+            }
+        }
+    }
 }
 
 /// Makes the flow a session of the mapping that has `port`, if that is its endpoint's.
@@ -112,13 +137,17 @@ pub fn join(flow: &Flow, goal: Goal, port: Port) -> bool {
 #[inline(always)]
 pub fn begin(flow: &Flow) -> bool {
     let (address, own) = (flow.original.src, flow.original.sport);
-    of_port(flow.proto, own).is_some_and(|mapping| {
+    let begun = of_port(flow.proto, own).is_some_and(|mapping| {
         // SAFETY: a field of a map value.
         unsafe {
             let word = (&raw mut (*mapping).owner).cast();
             atomic::compare_and_swap(word, Owner::NONE.0, Owner::new(address, own, 1).0)
         }
-    })
+    });
+    if begun {
+        note_taken(flow.proto, own, true);
+    }
+    begun
 }
 
 /// What has become of a claim.
@@ -173,6 +202,7 @@ extern "C" fn xnat_claim(reference: u64, port: u32, by_remote: u32) -> u32 {
         if !before.is_free() {
             return if before.is(address, own) { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
         }
+        note_taken(flow.proto, port, true);
     } else {
         let key = remote_key(remote(flow), port, flow.proto);
         if !insert_remote(&key, owner) {
@@ -236,6 +266,7 @@ fn vacate(flow: &Flow, goal: Goal, port: Port) {
     if goal as u32 == Goal::Remote as u32 {
         let _ = REMOTES.remove(&remote_key(remote(flow), port, flow.proto));
     } else if let Some(mapping) = of_port(flow.proto, port) {
+        note_taken(flow.proto, port, false);
         // SAFETY: a field of a map value. Nobody else writes it while a session of ours or the mark of its leaving is in it.
         unsafe { (&raw mut (*mapping).owner).write_volatile(Owner::NONE) };
     }

@@ -62,6 +62,8 @@ pub static HOST_PORTS: Array<u64, { host_port::ENTRIES as usize }, { BPF_F_MMAPA
 #[btf_map]
 pub static PORTS: Array<Mapping, { mapping::ENTRIES as usize }> = Array::new();
 #[btf_map]
+pub static TAKEN: Array<u64, { mapping::TAKEN_WORDS as usize }> = Array::new();
+#[btf_map]
 pub static MOVED: HashMap<Endpoint, Port, MAPPINGS_MAX, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static REMOTES: HashMap<RemoteKey, RemoteEntry, FLOWS_DEFAULT, ON_DEMAND> = HashMap::new();

@@ -7,17 +7,16 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use xnat_common::counter::Counter;
 use xnat_common::flow::State;
-use xnat_common::mapping::{Class, Mapping, Owner, index};
-use xnat_common::port::{RANDOM_ATTEMPTS, Range, has_classes, is_privileged, may_keep, range};
-use xnat_common::{FlowRef, Port, Ticks};
+use xnat_common::mapping::Class;
+use xnat_common::port::{RANDOM_ATTEMPTS, Range, has_classes, is_privileged, may_keep, pick, range};
+use xnat_common::{Direction, FlowRef, Port, Ticks};
 
-use crate::bucket::is_zero;
 use crate::lookup;
 use crate::mapping::{self, Claimed, Goal};
 use crate::port::{is_unused, reserve, settle, xnat_is_taken};
 use crate::skb::Skb;
 use crate::socket::Rival;
-use crate::{maps, walks};
+use crate::{index, maps, walks};
 
 /// Nothing was found.
 pub const NONE: u32 = 0;
@@ -132,38 +131,38 @@ extern "C" fn at_random(_nth: u64, search: *mut c_void) -> i64 {
     let search = unsafe { &mut *search.cast::<Search>() };
     // SAFETY: the helper has no preconditions.
     let at_random = search.range.at(search.range.place(unsafe { bpf_get_prandom_u32() })).number();
-    let Some(found) = lookup::by_reference(search.reference) else {
+    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(search.reference)) else {
         return 1;
     };
     let flow = found.flow();
     let Some(class) = Class::of(flow.proto) else {
         return 1;
     };
-    let (first, own) = (index(class, Port::new(at_random)), Owner::new(flow.original.src, flow.original.sport, 0));
     // Who has no mapping here leaves the ports alone that are others' as long as that is easy. In a pool that is nearly used
-    // up that is most of them, and this is all that each costs. They are looked at together with those whose records lie in
-    // the same line of memory, because waiting for that is most of it; without a branch, because the verifier would follow
-    // both sides of each.
-    let (mut near, mut left) = (PORTS_OF_A_LINE, PORTS_OF_A_LINE);
-    while left > 0 {
-        left -= 1;
-        let Some(owner) = mapping::owner_at(first ^ left) else {
-            return 1;
-        };
-        let usable = is_zero(owner.0 >> 16) | is_zero((owner.0 ^ own.0) >> 16);
-        near = near * (1 - usable as u32) + left * usable as u32;
-    }
-    let port = Port::new(at_random ^ near as u16);
-    if near == PORTS_OF_A_LINE || !search.range.contains(port) {
+    // up that is most of them, and this is all that they cost.
+    let first = at_random & !63;
+    let free = !mapping::taken(class, first) & search.range.among(first);
+    let place = xnat_pick(free, u32::from(at_random & 63));
+    if place >= u64::BITS {
         return 0;
     }
+    let port = Port::new(first | place as u16);
+    // Where the tuple's entry goes is fetched together with the port's record.
+    let mut key = flow.key(Direction::Reply);
+    key.tuple.dport = port;
+    index::prefetch(config, &key);
     search.found = xnat_try_port(search.skb, search.reference.to_bits(), search.goal | UNOWNED, port.0.into());
     i64::from(search.found != NONE)
 }
 
-/// So many records of ports are in one line of memory, of ports that differ in their lowest bits.
-const PORTS_OF_A_LINE: u32 = 4;
-const _: () = assert!(size_of::<Mapping>() * PORTS_OF_A_LINE as usize == 64, "a line");
+/// As [`pick`].
+///
+/// A global function, because the verifier would follow all its ways for each class and range.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_pick(bits: u64, start: u32) -> u32 {
+    pick(bits, start % u64::BITS)
+}
 
 extern "C" fn in_turn(nth: u64, search: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands over the pointer that `search_range` gave it.

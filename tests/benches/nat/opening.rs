@@ -1,8 +1,6 @@
 //! What opening a flow costs, with an empty pool of ports and with one that is nearly used up; and what it costs to be
 //! refused.
 
-use std::net::Ipv4Addr;
-
 use anyhow::Result;
 
 use crate::candidate::{Candidate, Setup};

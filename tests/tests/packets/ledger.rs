@@ -55,13 +55,27 @@ impl World {
             let mut ports: Array<_, Mapping> = map(&mut self.ebpf, map::PORTS);
             ports.set(index, &Mapping::default(), 0).expect("a port");
         }
+        for (index, _) in self.taken() {
+            let mut taken: Array<_, u64> = map(&mut self.ebpf, map::TAKEN);
+            taken.set(index, &0_u64, 0).expect("a word");
+        }
     }
 
-    /// The entries of `PORTS` that are not zero. In one call, because there are many.
-    fn ports(&mut self) -> Vec<(u32, Mapping)> {
-        let Some(Map::Array(ports)) = self.ebpf.map(map::PORTS) else { panic!("no array of ports") };
-        let count = mapping::ENTRIES as usize;
-        let (mut keys, mut values) = (vec![0_u32; count], vec![Mapping::default(); count]);
+    /// The entries of `PORTS` that are not zero.
+    fn ports(&self) -> Vec<(u32, Mapping)> {
+        self.entries(map::PORTS, mapping::ENTRIES)
+    }
+
+    /// The words of `TAKEN` that are not zero.
+    fn taken(&self) -> Vec<(u32, u64)> {
+        self.entries(map::TAKEN, mapping::TAKEN_WORDS)
+    }
+
+    /// The entries of an array that are not zero. In one call, because there are many.
+    fn entries<T: aya::Pod + Default + PartialEq>(&self, name: &str, count: u32) -> Vec<(u32, T)> {
+        let Some(Map::Array(ports)) = self.ebpf.map(name) else { panic!("no array {name}") };
+        let count = count as usize;
+        let (mut keys, mut values) = (vec![0_u32; count], vec![T::default(); count]);
         let mut position = 0_u64;
         // SAFETY: a plain C union for which all zeroes are valid.
         let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
@@ -77,7 +91,7 @@ impl World {
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<bpf_attr>()) };
         // SAFETY: as above; the kernel has filled it in.
         assert_eq!(unsafe { attributes.batch }.count as usize, count, "{}", std::io::Error::last_os_error());
-        keys.into_iter().zip(values).filter(|(_, value)| *value != Mapping::default()).collect()
+        keys.into_iter().zip(values).filter(|(_, value)| *value != T::default()).collect()
     }
 
     /// What is different between what flows hold of mappings and what the maps say.
@@ -95,15 +109,21 @@ impl World {
     fn said(&mut self, quota: bool) -> Ledger {
         let mut ledger = Ledger::default();
         let ports = if self.count(Counter::MappingsOpened) == 0 { Vec::new() } else { self.ports() };
+        let mut owned = BTreeMap::<u32, u64>::new();
         for (index, Mapping { owner, remote }) in ports {
             let protocol = [proto::TCP, proto::UDP, proto::ICMP][(index >> 16) as usize];
             let wire = (protocol, index as u16);
             if owner != Owner::NONE {
                 ledger.owners.insert(wire, endpoint(owner));
+                let (word, bit) = mapping::taken_bit(index);
+                *owned.entry(word).or_default() |= bit;
             }
             if remote.sessions() != 0 {
                 ledger.near.insert(wire, (remote.address().into(), remote.sessions()));
             }
+        }
+        if self.count(Counter::MappingsOpened) != 0 {
+            assert_eq!(self.taken(), owned.into_iter().collect::<Vec<_>>(), "bits of ports that have an owner");
         }
         for (key, entry) in self.all::<RemoteKey, RemoteEntry>(map::REMOTES) {
             assert_eq!(entry.key, key);
