@@ -120,7 +120,7 @@ pub struct Cursors {
     pub refusals: u64,
     /// In which tick ports were last walked through one by one (upper half), and how many of them in that tick.
     pub walked: u64,
-    /// How many endpoints have another port on the wire than inside: entries of `MOVED`.
+    /// How many endpoints have another port on the wire than inside, for which there are entries in the index.
     pub moved: u64,
     /// One once `KERNEL_FLOWS` has had an entry.
     pub kernel_flows: u64,

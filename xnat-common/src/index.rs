@@ -121,6 +121,18 @@ pub const fn admission(remote: Addr, port: Port, proto: u8) -> [u64; 2] {
     [remote.0 as u64, port.0 as u64 | (proto as u64) << 32 | ADMISSION << 40]
 }
 
+/// What stands where the side would be in the words of a [`FlowKey`], for an endpoint.
+const MOVED: u64 = 3;
+
+/// The words, as a hash takes them, of an endpoint inside: the place of the entry that says which port it has on the wire,
+/// if that is not its `own`, which is given by [`mapping::index`](crate::mapping::index); toward a remote address, or toward
+/// everybody.
+#[inline(always)]
+#[must_use]
+pub const fn moved(address: Addr, remote: Addr, own: u32) -> [u64; 2] {
+    [address.0 as u64 | (remote.0 as u64) << 32, own as u64 | MOVED << 40]
+}
+
 /// An entry of a bucket: the record's slot in the lower half, above it the direction and the tag.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -141,7 +153,7 @@ impl Entry {
         Self(Self::new(tag, Direction::Original, slot).0 | Self::ADMITS)
     }
 
-    /// Whether it is such an entry, and not of a tuple.
+    /// Whether it is such an entry, or that of an endpoint, and not of a tuple.
     #[inline(always)]
     #[must_use]
     pub const fn admits(self) -> bool {
@@ -150,6 +162,34 @@ impl Entry {
 
     /// The highest bit of the lower half; no table has so many slots.
     const ADMITS: u64 = 1 << 31;
+
+    /// The entry by which an endpoint finds its port on the wire, by [`mapping::index`]; `tag` is that of [`moved`].
+    ///
+    /// [`mapping::index`]: crate::mapping::index
+    #[inline(always)]
+    #[must_use]
+    pub const fn moving(tag: u32, port: u32) -> Self {
+        Self(Self::admitting(tag, port).0 | Self::MOVES)
+    }
+
+    /// The port, if it is such an entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn port(self) -> Option<u32> {
+        const WHICH: u64 = Entry::ADMITS | Entry::MOVES;
+        if self.0 & WHICH == WHICH { Some((self.0 & (Self::MOVES - 1)) as u32) } else { None }
+    }
+
+    /// The next lower bit.
+    const MOVES: u64 = 1 << 30;
+
+    /// The same entry with another tag.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tagged(self, tag: u32) -> Self {
+        const REST: u64 = (1 << 33) - 1;
+        Self(self.0 & REST | Self::upper(tag) << 32)
+    }
 
     /// Whether the entry may be of a tuple with this tag, in either direction.
     #[inline(always)]

@@ -83,6 +83,20 @@ pub const fn index(class: Class, port: Port) -> u32 {
     (class as u32) << 16 | port.number() as u32
 }
 
+/// The port at `index`.
+#[inline(always)]
+#[must_use]
+pub const fn port_at(index: u32) -> Port {
+    Port::new(index as u16)
+}
+
+/// Whether the ports at these two indices are of the same class.
+#[inline(always)]
+#[must_use]
+pub const fn is_same_class(one: u32, other: u32) -> bool {
+    one >> 16 == other >> 16
+}
+
 /// Entries of the `TAKEN` map: words with a bit for each entry of `PORTS`.
 pub const TAKEN_WORDS: u32 = ENTRIES / u64::BITS;
 
@@ -207,9 +221,8 @@ impl Remote {
     }
 }
 
-/// The key of the `MOVED` map: an endpoint whose port on the wire is not its own.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+/// An endpoint inside, which a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The container's address.
     pub address: Addr,
@@ -219,8 +232,6 @@ pub struct Endpoint {
     pub port: Port,
     /// IP protocol number.
     pub proto: u8,
-    /// Always zero.
-    pub zero: u8,
 }
 
 /// The key of the `REMOTES` map: a port on the wire toward a remote address.

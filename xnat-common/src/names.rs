@@ -59,8 +59,6 @@ pub mod map {
     pub const PORTS: &str = "PORTS";
     /// `Array<u64>` by `mapping::taken_bit`: a bit for each port that has an owner in `PORTS`, or nearly so.
     pub const TAKEN: &str = "TAKEN";
-    /// `HashMap<Endpoint, Port>`: endpoints whose port on the wire is another than inside.
-    pub const MOVED: &str = "MOVED";
     /// `HashMap<RemoteKey, RemoteEntry>`: with which remote addresses a port has sessions, beyond the first one.
     pub const REMOTES: &str = "REMOTES";
     /// `HashMap<ForwardKey, Forward>`.

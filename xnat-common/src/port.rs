@@ -55,8 +55,8 @@ impl Range {
     pub const fn among(self, first: u16) -> u64 {
         let (from, to) = (self.first as u32, self.first as u32 + self.count);
         let first = first as u32;
-        let below = if from > first { from - first } else { 0 };
-        let end = if to > first { to - first } else { 0 };
+        let below = from.saturating_sub(first);
+        let end = to.saturating_sub(first);
         bits_below(end) & !bits_below(below)
     }
 

@@ -6,7 +6,7 @@ use crate::config::{Config, Cursors};
 use crate::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
 use crate::hop::{Hop, Route, Station, StationKey, Watch};
 use crate::index::Bucket;
-use crate::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
+use crate::mapping::{Destination, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use crate::subnet::{Inside, Peer, Subnet};
 use crate::{Addr, Flow, FlowKey, FlowRef, Port};
 
@@ -39,7 +39,6 @@ map_layouts!(
     Datagram,
     DatagramKey,
     Destination,
-    Endpoint,
     Flow,
     FlowKey,
     FlowRef,

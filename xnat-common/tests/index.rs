@@ -1,7 +1,7 @@
 //! The index of the flow table: where tuples lie, and that a full table has room for all of its own.
 
 use proptest::prelude::*;
-use xnat_common::index::{Bucket, CROWDED, Entry, Place, buckets, homes, slots};
+use xnat_common::index::{Bucket, CROWDED, Entry, Place, admission, buckets, homes, moved, slots};
 use xnat_common::{Addr, Direction, FlowKey, Port, Side, Tuple};
 
 fn key(src: u32, dst: u32, sport: u16, dport: u16, side: Side) -> FlowKey {
@@ -125,4 +125,37 @@ fn few_flows_of_a_full_table_are_away_from_home() {
     });
     let away = away.count();
     assert!((11_500..13_500).contains(&away), "{away} of {FLOWS}: one in eight is expected");
+}
+
+#[test]
+fn kinds_of_entries_are_told_apart() {
+    let (tag, slot) = (0x7fff_fffe, 196_607);
+    let tuple = Entry::new(tag, Direction::Reply, slot);
+    let (admitting, moving) = (Entry::admitting(tag, slot), Entry::moving(tag, slot));
+    for (entry, admits, port) in [(tuple, false, None), (admitting, true, None), (moving, true, Some(slot))] {
+        assert_eq!((entry.admits(), entry.port()), (admits, port), "{entry:x?}");
+        for other in [0, 1, tag] {
+            let tagged = entry.tagged(other);
+            assert!(tagged.has_tag(other) && tagged.tagged(tag) == entry, "{entry:x?} with {other:x}");
+        }
+    }
+    assert_eq!((tuple.slot(), admitting.slot()), (slot, slot));
+    // No record lies in the slot that an endpoint's entry would name.
+    assert!(moving.slot() >= slots(u32::MAX >> 3));
+}
+
+#[test]
+fn endpoints_lie_elsewhere_than_tuples_and_than_each_other() {
+    let (address, remote) = (Addr(0x0b6e_a8c0), Addr(0x0909_0909));
+    let words = [
+        moved(address, Addr::UNSPECIFIED, 40000),
+        moved(address, Addr::UNSPECIFIED, 1 << 16 | 40000),
+        moved(address, remote, 40000),
+        moved(remote, address, 40000),
+        admission(address, Port(40000), 6),
+        key(0x0b6e_a8c0, 0, 40000, 0, Side::Inside).words(),
+    ];
+    for (nth, one) in words.iter().enumerate() {
+        assert!(!words[..nth].contains(one), "{one:x?}");
+    }
 }

@@ -9,7 +9,7 @@ use xnat_common::counter::{CAPACITY, Counter};
 use xnat_common::fragment::{Datagram, DatagramKey, Fragment, FragmentKey, Held, Sent, SentKey, Source, SourceUse};
 use xnat_common::hop::{Hop, Route, Station, StationKey, Watch};
 use xnat_common::index::Bucket;
-use xnat_common::mapping::{Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
+use xnat_common::mapping::{Destination, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
 use xnat_common::timeout::Timeouts;
 use xnat_common::{Addr, Flow, FlowKey, FlowRef, Port, Tuple, tcp};
@@ -58,7 +58,6 @@ fn the_other_maps() {
     assert_eq!(size_of::<Peer>(), 16);
     assert_eq!(size_of::<Inside>(), 20);
     assert_eq!(size_of::<Mapping>(), 16);
-    assert_eq!(size_of::<Endpoint>(), 12);
     assert_eq!(size_of::<RemoteKey>(), 8);
     assert_eq!(size_of::<RemoteEntry>(), 16);
     assert_eq!(size_of::<ForwardKey>(), 4);

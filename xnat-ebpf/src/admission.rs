@@ -4,7 +4,7 @@ use xnat_common::index::{Bucket, ENTRIES, Entry, admission};
 use xnat_common::mapping::Owner;
 use xnat_common::{Addr, Flow, FlowRef, Port};
 
-use crate::bucket::{look, next, put, read, survey, take_away, version};
+use crate::bucket::{look, next, put, read, survey, version};
 use crate::index;
 use crate::maps::FLOWS;
 
@@ -36,18 +36,7 @@ extern "C" fn xnat_admit(reference: u64) -> u32 {
 /// Takes away what [`enter`] has entered for the flow in a slot.
 #[inline(always)]
 pub fn remove(flow: &Flow, slot: u32) {
-    let [a, b] = admission(flow.original.dst, flow.reply.dport, flow.proto);
-    xnat_expel(a, b, slot);
-}
-
-/// As [`remove`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn xnat_expel(a: u64, b: u64, slot: u32) -> u32 {
-    match look(a, b) {
-        Some((place, buckets)) => take_away(&buckets, Entry::admitting(place.tag, slot)).into(),
-        None => 0,
-    }
+    index::remove_entry(admission(flow.original.dst, flow.reply.dport, flow.proto), Entry::admitting(0, slot));
 }
 
 /// The endpoint whose flow lets a remote address in at a port, with one session; [`Owner::NONE`] if no flow does.

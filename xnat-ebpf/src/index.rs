@@ -16,13 +16,13 @@ const NOTHING: u64 = u64::MAX;
 /// A flow that is about to end, or to begin.
 const ENDING: u64 = u64::MAX - 1;
 /// How often an insertion begins anew because another processor inserts into the same bucket.
-const ATTEMPTS: u32 = 8;
+pub const ATTEMPTS: u32 = 8;
 /// The tuple had no entry, and has one now.
-const INSERTED: u32 = 0;
+pub const INSERTED: u32 = 0;
 /// The tuple has an entry.
-const TAKEN: u32 = 1;
+pub const TAKEN: u32 = 1;
 /// Another processor inserts into the bucket, or has just done so.
-const BUSY: u32 = 2;
+pub const BUSY: u32 = 2;
 
 /// The live flow that packets with `key` belong to.
 #[inline(always)]
@@ -259,18 +259,22 @@ extern "C" fn xnat_insert(reference: u64, port: u32) -> u32 {
 /// Takes the entry away by which packets with `key` find the flow.
 #[inline(always)]
 pub fn remove(key: &FlowKey, reference: FlowRef) {
-    let [a, b] = key.words();
-    xnat_remove(a, b, reference.to_bits());
+    remove_entry(key.words(), Entry::new(0, reference.direction(), reference.index()));
+}
+
+/// Takes an entry away from where these words have it; its tag is found out here. False if it is not there.
+#[inline(always)]
+pub fn remove_entry([a, b]: [u64; 2], entry: Entry) -> bool {
+    xnat_remove(a, b, entry.0) != 0
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_remove(a: u64, b: u64, reference: u64) -> u32 {
-    let reference = FlowRef::from_bits(reference);
-    let Some((place, buckets)) = look(a, b) else {
-        return 0;
-    };
-    take_away(&buckets, Entry::new(place.tag, reference.direction(), reference.index())).into()
+extern "C" fn xnat_remove(a: u64, b: u64, entry: u64) -> u32 {
+    match look(a, b) {
+        Some((place, buckets)) => take_away(&buckets, Entry(entry).tagged(place.tag)).into(),
+        None => 0,
+    }
 }
 
 /// Whether the flow has ended since it was looked for.

@@ -35,6 +35,7 @@ mod lookup;
 mod mapping;
 mod maps;
 mod message;
+mod moved;
 mod open;
 mod opener;
 mod options;

@@ -9,9 +9,9 @@ use xnat_common::mapping::{self, Class, Dependence, Endpoint, Mapping, Owner};
 use xnat_common::{Addr, Flow, FlowRef, Port};
 
 use crate::lookup::{self, Found};
-use crate::maps::{self, PORTS, REMOTES, TAKEN};
+use crate::maps::{PORTS, REMOTES, TAKEN};
 use crate::session::{enter, exit, insert_remote, join_remote, remote_key};
-use crate::{account, atomic, filtering, quota};
+use crate::{account, atomic, filtering, moved, quota};
 
 /// What a flow's port on the wire is to belong to.
 #[repr(u32)]
@@ -69,7 +69,7 @@ pub fn remote(flow: &Flow) -> Addr {
 #[inline(always)]
 pub fn endpoint(flow: &Flow, goal: Goal) -> Endpoint {
     let remote = if goal as u32 == Goal::Remote as u32 { remote(flow) } else { Addr::UNSPECIFIED };
-    Endpoint { address: flow.original.src, remote, port: flow.original.sport, proto: flow.proto, zero: 0 }
+    Endpoint { address: flow.original.src, remote, port: flow.original.sport, proto: flow.proto }
 }
 
 /// The record of a port.
@@ -81,11 +81,24 @@ pub fn of_port(protocol: u8, port: Port) -> Option<*mut Mapping> {
 /// Who has a port.
 #[inline(always)]
 pub fn owner_of(protocol: u8, port: Port) -> Owner {
-    match of_port(protocol, port) {
-        // SAFETY: a value of an array.
-        Some(mapping) => unsafe { (&raw const (*mapping).owner).read_volatile() },
-        None => Owner::NONE,
+    Class::of(protocol).and_then(|class| owner_at(mapping::index(class, port))).unwrap_or(Owner::NONE)
+}
+
+/// Who has the port of a protocol with this number in `PORTS`, toward a remote address, or toward everybody.
+#[inline(always)]
+pub fn owner_toward(remote: Addr, protocol: u8, index: u32) -> Owner {
+    if remote == Addr::UNSPECIFIED {
+        return owner_at(index).unwrap_or(Owner::NONE);
     }
+    let key = remote_key(remote, mapping::port_at(index), protocol);
+    // SAFETY: read at once.
+    REMOTES.get_ptr(&key).map_or(Owner::NONE, |entry| unsafe { (&raw const (*entry).owner).read_volatile() })
+}
+
+#[inline(always)]
+fn owner_at(index: u32) -> Option<Owner> {
+    // SAFETY: a value of an array.
+    PORTS.get_ptr(index).map(|mapping| unsafe { (&raw const (*mapping).owner).read_volatile() })
 }
 
 /// Which of the 64 ports from `first` on, a multiple of 64, somebody has: the lowest bit is that of the first. A look at
@@ -168,51 +181,64 @@ impl Claimed {
 pub fn claim(found: &Found, goal: Goal, port: Port) -> Claimed {
     match goal {
         Goal::Flow => Claimed::YES,
-        Goal::Endpoint => Claimed(xnat_claim(found.reference.to_bits(), port.0.into(), 0)),
-        Goal::Remote => Claimed(xnat_claim(found.reference.to_bits(), port.0.into(), 1)),
+        Goal::Endpoint => Claimed(xnat_claim(found.reference.to_bits(), port.0.into())),
+        Goal::Remote => Claimed(xnat_claim_toward(found.reference.to_bits(), port.0.into())),
     }
 }
 
-/// As [`claim`]: toward everybody, or toward the remote address alone.
+/// As [`claim`], toward everybody.
 ///
-/// A global function, which the verifier checks once by itself, and whose stack is not that of the search.
+/// A global function, which the verifier checks once by itself, and whose stack is not that of the search; so is the next.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_claim(reference: u64, port: u32, by_remote: u32) -> u32 {
+extern "C" fn xnat_claim(reference: u64, port: u32) -> u32 {
     let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
         return Claimed::NO.0;
     };
     let (flow, port) = (found.flow(), Port(port as u16));
-    let goal = if by_remote == 0 { Goal::Endpoint } else { Goal::Remote };
     let (address, own) = (flow.original.src, flow.original.sport);
-    let owner = Owner::new(address, own, 1);
-    if by_remote == 0 {
-        let Some(mapping) = of_port(flow.proto, port) else {
-            return Claimed::NO.0;
-        };
-        // SAFETY: a field of a map value.
-        let before = unsafe {
-            let word = &raw mut (*mapping).owner;
-            if atomic::compare_and_swap(word.cast(), Owner::NONE.0, owner.0) {
-                Owner::NONE
-            } else {
-                word.read_volatile()
-            }
-        };
-        if !before.is_free() {
-            return if before.is(address, own) { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
+    let Some(mapping) = of_port(flow.proto, port) else {
+        return Claimed::NO.0;
+    };
+    // SAFETY: a field of a map value.
+    let before = unsafe {
+        let word = &raw mut (*mapping).owner;
+        if atomic::compare_and_swap(word.cast(), Owner::NONE.0, Owner::new(address, own, 1).0) {
+            Owner::NONE
+        } else {
+            word.read_volatile()
         }
-        note_taken(flow.proto, port, true);
-    } else {
-        let key = remote_key(remote(flow), port, flow.proto);
-        if !insert_remote(&key, owner) {
-            let entry = REMOTES.get_ptr(&key);
-            // SAFETY: read at once.
-            let own = entry.is_some_and(|it| unsafe { (&raw const (*it).owner).read_volatile() }.is(address, own));
-            return if own { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
-        }
+    };
+    if !before.is_free() {
+        return if before.is(address, own) { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
     }
-    if port == own || maps::move_endpoint(&endpoint(flow, goal), port) {
+    note_taken(flow.proto, port, true);
+    moved_or_vacated(flow, Goal::Endpoint, port)
+}
+
+/// As [`claim`], toward the remote address alone.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_claim_toward(reference: u64, port: u32) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return Claimed::NO.0;
+    };
+    let (flow, port) = (found.flow(), Port(port as u16));
+    let (address, own) = (flow.original.src, flow.original.sport);
+    let key = remote_key(remote(flow), port, flow.proto);
+    if !insert_remote(&key, Owner::new(address, own, 1)) {
+        let entry = REMOTES.get_ptr(&key);
+        // SAFETY: read at once.
+        let own = entry.is_some_and(|it| unsafe { (&raw const (*it).owner).read_volatile() }.is(address, own));
+        return if own { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
+    }
+    moved_or_vacated(flow, Goal::Remote, port)
+}
+
+/// Notes where the endpoint of a flow finds the port that it has taken, or gives it up for the one that it has.
+#[inline(always)]
+fn moved_or_vacated(flow: &Flow, goal: Goal, port: Port) -> u32 {
+    if port == flow.original.sport || moved::enter(&endpoint(flow, goal), port) {
         return Claimed::YES.0;
     }
     vacate(flow, goal, port);
@@ -253,7 +279,7 @@ fn depart(flow: &Flow, goal: Goal, port: Port) -> bool {
     if last {
         // The way to it first: whoever comes from now on gets a new one.
         if port != flow.original.sport {
-            maps::forget_endpoint(&endpoint(flow, goal));
+            moved::forget(&endpoint(flow, goal), port);
         }
         vacate(flow, goal, port);
     }

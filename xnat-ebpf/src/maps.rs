@@ -1,6 +1,6 @@
 //! The maps. Sizes here are the defaults; user space sets those of the flow table.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue, Stack};
 use aya_ebpf::macros::btf_map;
 use xnat_common::config::{Config, Cursors};
@@ -11,9 +11,9 @@ use xnat_common::fragment::{
 use xnat_common::hop::{Hop, Route, Station, StationKey, Watch};
 use xnat_common::host_port;
 use xnat_common::index::{self, Bucket};
-use xnat_common::mapping::{self, Destination, Endpoint, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
+use xnat_common::mapping::{self, Destination, Forward, ForwardKey, Full, Mapping, RemoteEntry, RemoteKey};
 use xnat_common::subnet::{Inside, Peer, Subnet};
-use xnat_common::{Addr, Flow, FlowKey, Port, Ticks};
+use xnat_common::{Addr, Flow, FlowKey, Ticks};
 
 use crate::atomic;
 use crate::claim::Noted;
@@ -27,8 +27,6 @@ const SLOTS_DEFAULT: usize = index::slots(FLOWS_DEFAULT as u32) as usize;
 /// Elements are allocated when they are inserted, from the kernel's own reserve for programs (kernel 6.1): what most hosts
 /// use little of takes little.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
-/// One for each port of each protocol.
-const MAPPINGS_MAX: usize = mapping::ENTRIES as usize;
 
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -63,8 +61,6 @@ pub static HOST_PORTS: Array<u64, { host_port::ENTRIES as usize }, { BPF_F_MMAPA
 pub static PORTS: Array<Mapping, { mapping::ENTRIES as usize }> = Array::new();
 #[btf_map]
 pub static TAKEN: Array<u64, { mapping::TAKEN_WORDS as usize }> = Array::new();
-#[btf_map]
-pub static MOVED: HashMap<Endpoint, Port, MAPPINGS_MAX, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static REMOTES: HashMap<RemoteKey, RemoteEntry, FLOWS_DEFAULT, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -164,40 +160,16 @@ pub fn speaking_peer(address: Addr) -> Option<*mut Peer> {
     (unsafe { (*peer).flags } & Peer::SPEAKS_XNAT != 0).then_some(peer)
 }
 
-/// The port on the wire of an endpoint that does not have its own.
+/// Whether any endpoint has another port on the wire than its own.
 #[inline(always)]
-pub fn moved(endpoint: &Endpoint) -> Option<Port> {
-    // A look into an empty map is one at a line of memory that nobody has looked at of late.
+pub fn has_moved() -> bool {
     // SAFETY: a field of a map value.
-    if CURSORS.get_ptr(0).is_none_or(|cursors| unsafe { (&raw const (*cursors).moved).read_volatile() } == 0) {
-        return None;
-    }
-    // SAFETY: copied at once; what was read wrongly shows when the port turns out not to be the endpoint's.
-    unsafe { MOVED.get(endpoint) }.copied()
+    CURSORS.get_ptr(0).is_some_and(|cursors| unsafe { (&raw const (*cursors).moved).read_volatile() } != 0)
 }
 
-/// Remembers the port of an endpoint that does not have its own; false if it has another one already.
+/// Counts endpoints that have.
 #[inline(always)]
-pub fn move_endpoint(endpoint: &Endpoint, port: Port) -> bool {
-    // Before it is there, so that nobody overlooks it.
-    count_moved(1);
-    let is_new = MOVED.insert(endpoint, &port, u64::from(BPF_NOEXIST)).is_ok();
-    if !is_new {
-        count_moved(u64::MAX);
-    }
-    is_new
-}
-
-/// The reverse of [`move_endpoint`].
-#[inline(always)]
-pub fn forget_endpoint(endpoint: &Endpoint) {
-    if MOVED.remove(endpoint).is_ok() {
-        count_moved(u64::MAX);
-    }
-}
-
-#[inline(always)]
-fn count_moved(change: u64) {
+pub fn count_moved(change: u64) {
     if let Some(cursors) = CURSORS.get_ptr_mut(0) {
         // SAFETY: a field of a map value.
         unsafe { atomic::add(&raw mut (*cursors).moved, change) };

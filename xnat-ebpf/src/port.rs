@@ -18,7 +18,7 @@ use crate::maps;
 use crate::search::{CHANGED, CLASH, KEPT, NONE, OTHER, RETRY, TIRED, find};
 use crate::skb::Skb;
 use crate::socket::{self, Rival};
-use crate::{account, collect, filtering, index, kernel_flow, quota};
+use crate::{account, collect, filtering, index, kernel_flow, moved, quota};
 
 /// Takes a port on the wire for a flow that is being opened: the one in its reply tuple, or another.
 #[inline(always)]
@@ -96,7 +96,7 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
     let own = flow.original.sport;
     let (mut port, mut is_new) = (own, false);
     if !mapping::join(flow, goal, own) {
-        match maps::moved(&mapping::endpoint(flow, goal)) {
+        match moved::find(&mapping::endpoint(flow, goal)) {
             Some(moved) if mapping::join(flow, goal, moved) => port = moved,
             None if may_begin(config, flow, goal) => is_new = true,
             _ => return NONE,

@@ -9,7 +9,7 @@ use xnat_common::counter::Counter;
 use xnat_common::flow::State;
 use xnat_common::mapping::Class;
 use xnat_common::port::{RANDOM_ATTEMPTS, Range, has_classes, is_privileged, may_keep, pick, range};
-use xnat_common::{Direction, FlowRef, Port, Ticks};
+use xnat_common::{Direction, FlowKey, FlowRef, Port, Ticks, Tuple};
 
 use crate::lookup;
 use crate::mapping::{self, Claimed, Goal};
@@ -131,7 +131,7 @@ extern "C" fn at_random(_nth: u64, search: *mut c_void) -> i64 {
     let search = unsafe { &mut *search.cast::<Search>() };
     // SAFETY: the helper has no preconditions.
     let at_random = search.range.at(search.range.place(unsafe { bpf_get_prandom_u32() })).number();
-    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(search.reference)) else {
+    let Some(found) = lookup::by_reference(search.reference) else {
         return 1;
     };
     let flow = found.flow();
@@ -147,10 +147,6 @@ extern "C" fn at_random(_nth: u64, search: *mut c_void) -> i64 {
         return 0;
     }
     let port = Port::new(first | place as u16);
-    // Where the tuple's entry goes is fetched together with the port's record.
-    let mut key = flow.key(Direction::Reply);
-    key.tuple.dport = port;
-    index::prefetch(config, &key);
     search.found = xnat_try_port(search.skb, search.reference.to_bits(), search.goal | UNOWNED, port.0.into());
     i64::from(search.found != NONE)
 }
@@ -184,6 +180,8 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
     let moving = found.state().has(State::MOVING);
     let (port, goal, now) = (Port(port as u16), Goal::of(goal as u32 & 0xff), Ticks((goal >> 32) as u32));
     let flow = found.flow();
+    // Where the tuple's entry goes is fetched together with the port's record.
+    index::prefetch(config, &FlowKey { tuple: Tuple { dport: port, ..flow.reply }, ..flow.key(Direction::Reply) });
     // What is taken most often is asked first.
     if goal as u32 == Goal::Endpoint as u32 || unowned {
         let owner = mapping::owner_of(flow.proto, port);

@@ -6,7 +6,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
 use xnat_common::config::Config;
 use xnat_common::packet::{Headers, proto};
@@ -20,13 +20,14 @@ use crate::{atomic, collect};
 const LISTEN: u32 = 10;
 
 /// Which of the host's sockets stand in the way.
+#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Rival {
     /// Any socket that would get the packet.
-    Any,
+    Any = 0,
     /// Only one that is connected to exactly this other end: the flow is the host's own, and the socket bound to the
     /// port is the one that opens it.
-    Connected,
+    Connected = 1,
 }
 
 /// Stamps the port from which the host has just sent a packet.
@@ -120,33 +121,40 @@ pub fn takes(skb: Skb, protocol: u8, incoming: &Tuple, rival: Rival) -> bool {
     if protocol != proto::TCP && protocol != proto::UDP {
         return false;
     }
+    let ([ends, ports], how) = (incoming.words(), u32::from(protocol) | (rival as u32) << 8);
+    xnat_socket_takes(skb.raw(), ends, ports as u32, how) != 0
+}
+
+/// As [`takes`]: the words of the tuple, and the protocol below the rival.
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_socket_takes(skb: *mut __sk_buff, ends: u64, ports: u32, how: u32) -> u32 {
+    let (protocol, connected) = (how as u8, how >> 8 == Rival::Connected as u32);
     let mut place = MaybeUninit::<bpf_sock_tuple>::uninit();
     // SAFETY: a plain C union for which all zeroes are valid.
     let tuple = unsafe { zeroed(&mut place) };
-    tuple.__bindgen_anon_1.ipv4.saddr = incoming.src.0;
-    tuple.__bindgen_anon_1.ipv4.daddr = incoming.dst.0;
-    tuple.__bindgen_anon_1.ipv4.sport = incoming.sport.0;
-    tuple.__bindgen_anon_1.ipv4.dport = incoming.dport.0;
+    tuple.__bindgen_anon_1.ipv4.saddr = ends as u32;
+    tuple.__bindgen_anon_1.ipv4.daddr = (ends >> 32) as u32;
+    tuple.__bindgen_anon_1.ipv4.sport = ports as u16;
+    tuple.__bindgen_anon_1.ipv4.dport = (ports >> 16) as u16;
     // The size of the tuple tells the helper the address family: 12 bytes for IPv4.
     let size = 12;
     let namespace = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
     // SAFETY: the tuple outlives the call; a socket that is found is released below on every path.
     unsafe {
-        let context = skb.raw().cast();
+        let context = skb.cast();
         let socket = if protocol == proto::TCP {
             bpf_skc_lookup_tcp(context, &raw mut *tuple, size, namespace, 0)
         } else {
             bpf_sk_lookup_udp(context, &raw mut *tuple, size, namespace, 0)
         };
         if socket.is_null() {
-            return false;
+            return 0;
         }
-        let taken = match rival {
-            Rival::Any => true,
-            Rival::Connected if protocol == proto::TCP => (*socket).state != LISTEN,
-            Rival::Connected => (*socket).dst_port != 0,
-        };
+        let is_connected = if protocol == proto::TCP { (*socket).state != LISTEN } else { (*socket).dst_port != 0 };
         bpf_sk_release(socket.cast());
-        taken
+        u32::from(!connected || is_connected)
     }
 }

@@ -26,7 +26,7 @@ use crate::undo::remove_tree;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("XNAT_EBPF_OBJECT"));
 
 /// The maps that are pinned. If one is missing, the others are of no use.
-const PINNED: [&str; 29] = [
+const PINNED: [&str; 28] = [
     map::CONFIG,
     map::CURSORS,
     map::COUNTERS,
@@ -41,7 +41,6 @@ const PINNED: [&str; 29] = [
     map::HOST_PORTS,
     map::PORTS,
     map::TAKEN,
-    map::MOVED,
     map::REMOTES,
     map::FORWARDS,
     map::QUOTAS,

@@ -11,7 +11,7 @@ use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::State;
 use xnat_common::mapping::{
-    self, Class, Destination, Endpoint, Forward, ForwardKey, Full, Mapping, Owner, RemoteEntry, RemoteKey,
+    self, Class, Destination, Forward, ForwardKey, Full, Mapping, Owner, RemoteEntry, RemoteKey,
 };
 use xnat_common::names::map;
 use xnat_common::packet::proto;
@@ -20,10 +20,14 @@ use xnat_common::{Addr, Flow, Kind, Port};
 
 use crate::dataplane::{clear, map};
 use crate::packet::End;
+use crate::tuples;
 use crate::world::{SLOTS, World};
 
 /// A port on the wire, by protocol.
 type Wire = (u8, u16);
+
+/// By class.
+const PROTOCOLS: [u8; 3] = [proto::TCP, proto::UDP, proto::ICMP];
 
 /// What all flows, or the maps, say of mappings.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -43,7 +47,6 @@ struct Ledger {
 impl World {
     /// Forgets mappings, forwards and quotas.
     pub fn forget_mappings(&mut self) {
-        clear::<Endpoint, Port>(map(&mut self.ebpf, map::MOVED));
         clear::<RemoteKey, RemoteEntry>(map(&mut self.ebpf, map::REMOTES));
         clear::<ForwardKey, Forward>(map(&mut self.ebpf, map::FORWARDS));
         clear::<Addr, u64>(map(&mut self.ebpf, map::QUOTAS));
@@ -111,7 +114,7 @@ impl World {
         let ports = if self.count(Counter::MappingsOpened) == 0 { Vec::new() } else { self.ports() };
         let mut owned = BTreeMap::<u32, u64>::new();
         for (index, Mapping { owner, remote }) in ports {
-            let protocol = [proto::TCP, proto::UDP, proto::ICMP][(index >> 16) as usize];
+            let protocol = PROTOCOLS[(index >> 16) as usize];
             let wire = (protocol, index as u16);
             if owner != Owner::NONE {
                 ledger.owners.insert(wire, endpoint(owner));
@@ -129,9 +132,20 @@ impl World {
             assert_eq!(entry.key, key);
             ledger.far.insert(((key.proto, key.port.number()), key.remote.into()), endpoint(entry.owner));
         }
-        for (key, port) in self.all::<Endpoint, Port>(map::MOVED) {
-            let (address, remote) = (key.address.into(), key.remote.into());
-            ledger.moved.insert((key.proto, address, key.port.number(), remote, port.number()));
+        for (bucket, entry, port) in tuples::moved(&mut self.ebpf) {
+            let protocol = PROTOCOLS[(port >> 16) as usize];
+            let ports: Array<_, Mapping> = map(&mut self.ebpf, map::PORTS);
+            let everybodys = (Addr::UNSPECIFIED, ports.get(&port, 0).expect("a port").owner);
+            let remotes = self.all::<RemoteKey, RemoteEntry>(map::REMOTES).into_iter();
+            let remotes = remotes.filter(|(key, _)| (key.proto, key.port.number()) == (protocol, port as u16));
+            let mut whose = remotes.map(|(key, entry)| (key.remote, entry.owner)).chain([everybodys]);
+            let is_it = |(remote, owner): &(Addr, Owner)| {
+                let own = port & !0xffff | u32::from(owner.port().number());
+                tuples::is_of_endpoint(bucket, entry, owner.address(), *remote, own)
+            };
+            let (remote, found) = whose.find(is_it).unwrap_or_else(|| panic!("{entry:?} is nobody's"));
+            let address = found.address().into();
+            ledger.moved.insert((protocol, address, found.port().number(), remote.into(), port as u16));
         }
         if quota {
             let counts = self.all::<Addr, u64>(map::QUOTAS).into_iter().filter(|(_, count)| *count != 0);
@@ -160,7 +174,7 @@ impl World {
 
     /// How many endpoints have a port that is not their own.
     pub fn moved(&mut self) -> usize {
-        self.all::<Endpoint, Port>(map::MOVED).len()
+        tuples::moved(&mut self.ebpf).len()
     }
 
     /// How many ports have sessions with remote addresses beyond the first.

@@ -5,7 +5,7 @@ use aya::maps::Array;
 use xnat_common::Flow;
 use xnat_common::index::{self, Bucket, Entry, Place};
 use xnat_common::names::map as names;
-use xnat_common::{Direction, FlowKey};
+use xnat_common::{Addr, Direction, FlowKey};
 
 use crate::dataplane::map;
 use crate::world::MAX_FLOWS;
@@ -69,4 +69,16 @@ pub fn take_admission(entries: &mut Vec<(u32, Entry)>, slot: u32, flow: &Flow) -
     let wanted = Entry::admitting(place.tag, slot);
     let at = entries.iter().position(|&(bucket, it)| it == wanted && [place.first, place.second].contains(&bucket));
     at.map(|at| entries.swap_remove(at)).is_some()
+}
+
+/// The entries by which endpoints find their ports on the wire, with their numbers in `PORTS`.
+pub fn moved(ebpf: &mut Ebpf) -> Vec<(u32, Entry, u32)> {
+    entries(ebpf).into_iter().filter_map(|(bucket, entry)| Some((bucket, entry, entry.port()?))).collect()
+}
+
+/// Whether an entry of this bucket is that of the endpoint with this address and port toward a remote address, and lies
+/// where it belongs.
+pub fn is_of_endpoint(bucket: u32, entry: Entry, address: Addr, remote: Addr, own: u32) -> bool {
+    let place = Place::of(index::moved(address, remote, own), SEED, MASK);
+    entry.has_tag(place.tag) && [place.first, place.second].contains(&bucket)
 }

@@ -1,0 +1,141 @@
+//! Endpoints whose port on the wire is not their own: which one it is.
+//!
+//! It is found by an entry in the index, which says no more than the port; whose that is `PORTS` says, or, toward a remote
+//! address alone, `REMOTES`. Ports go by their number in `PORTS`.
+
+use xnat_common::index::{Bucket, ENTRIES, Entry, moved};
+use xnat_common::mapping::{self, Class, Endpoint, is_same_class, port_at};
+use xnat_common::{Addr, Port};
+
+use crate::atomic;
+use crate::bucket::{look, next, put, read, survey, version};
+use crate::index::{self, ATTEMPTS, BUSY, INSERTED, TAKEN};
+use crate::mapping::owner_toward;
+use crate::maps;
+
+/// No port.
+const NONE: u32 = u32::MAX;
+
+/// The port on the wire of an endpoint that does not have its own.
+#[inline(always)]
+pub fn find(endpoint: &Endpoint) -> Option<Port> {
+    // A look where nothing is would be one at a line of memory that nobody has looked at of late.
+    if !maps::has_moved() {
+        return None;
+    }
+    let port =
+        xnat_find_moved(endpoint.address.0, endpoint.remote.0, number(endpoint, endpoint.port)?, endpoint.proto.into());
+    (port != NONE).then(|| port_at(port))
+}
+
+/// Remembers the port of an endpoint that does not have its own, whose that is already; false if it has another one.
+#[inline(always)]
+pub fn enter(endpoint: &Endpoint, port: Port) -> bool {
+    // Before it is there, so that nobody overlooks it.
+    maps::count_moved(1);
+    let is_new = insert(endpoint, port).unwrap_or(false);
+    if !is_new {
+        maps::count_moved(u64::MAX);
+    }
+    is_new
+}
+
+/// The reverse of [`enter`].
+#[inline(always)]
+pub fn forget(endpoint: &Endpoint, port: Port) {
+    if take_out(endpoint, port).unwrap_or(false) {
+        maps::count_moved(u64::MAX);
+    }
+}
+
+/// The number of a port of an endpoint's protocol.
+#[inline(always)]
+fn number(endpoint: &Endpoint, port: Port) -> Option<u32> {
+    Some(mapping::index(Class::of(endpoint.proto)?, port))
+}
+
+#[inline(always)]
+fn insert(endpoint: &Endpoint, port: Port) -> Option<bool> {
+    let (own, port) = (number(endpoint, endpoint.port)?, number(endpoint, port)?);
+    for _ in 0..ATTEMPTS {
+        match xnat_insert_moved(endpoint.address.0, endpoint.remote.0, own, endpoint.proto.into(), port) {
+            BUSY => {}
+            inserted => return Some(inserted == INSERTED),
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn take_out(endpoint: &Endpoint, port: Port) -> Option<bool> {
+    let (own, port) = (number(endpoint, endpoint.port)?, number(endpoint, port)?);
+    Some(index::remove_entry(moved(endpoint.address, endpoint.remote, own), Entry::moving(0, port)))
+}
+
+/// The port that the endpoint with this address and port has toward a remote address, or toward everybody, if that is
+/// [`Addr::UNSPECIFIED`]; or [`NONE`].
+///
+/// A global function, which the verifier checks once by itself; so are the others.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_find_moved(address: u32, remote: u32, own: u32, proto: u32) -> u32 {
+    let [a, b] = moved(Addr(address), Addr(remote), own);
+    let Some((place, buckets)) = look(a, b) else {
+        return NONE;
+    };
+    let found = scan(buckets.first, place.tag, address, remote, own, proto);
+    if found != NONE || version(buckets.first) & Bucket::SPILLED == 0 {
+        return found;
+    }
+    buckets.second().map_or(NONE, |second| scan(second, place.tag, address, remote, own, proto))
+}
+
+/// Puts the entry of an endpoint where it belongs, unless it has one: then, or if there is no room, [`TAKEN`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_insert_moved(address: u32, remote: u32, own: u32, proto: u32, port: u32) -> u32 {
+    let [a, b] = moved(Addr(address), Addr(remote), own);
+    let Some((place, buckets)) = look(a, b) else {
+        return TAKEN;
+    };
+    let before = version(buckets.first);
+    if before & Bucket::LOCKED != 0 {
+        return BUSY;
+    }
+    let here = survey(buckets.first, place.tag);
+    if scan(buckets.first, place.tag, address, remote, own, proto) != NONE {
+        return TAKEN;
+    }
+    if before & Bucket::SPILLED != 0
+        && let Some(second) = buckets.second()
+        && scan(second, place.tag, address, remote, own, proto) != NONE
+    {
+        return TAKEN;
+    }
+    // As for a tuple: whoever has inserted anything with this first bucket since the look has changed the version.
+    // SAFETY: a field of a map value.
+    if !unsafe { atomic::compare_and_swap(&raw mut (*buckets.first).version, before, before | Bucket::LOCKED) } {
+        return BUSY;
+    }
+    let placed = put(&buckets, here, Entry::moving(place.tag, port));
+    // SAFETY: as above.
+    unsafe { atomic::fetch_add(&raw mut (*buckets.first).version, Bucket::STEP - Bucket::LOCKED) };
+    if placed { INSERTED } else { TAKEN }
+}
+
+/// The port that an entry of the bucket leads to, if it is the endpoint's.
+#[inline(always)]
+fn scan(bucket: *mut Bucket, tag: u32, address: u32, remote: u32, own: u32, proto: u32) -> u32 {
+    let (seen, mut at) = (survey(bucket, tag), 0);
+    while at < ENTRIES && seen.has_any_tag() {
+        if seen.has_tag(at)
+            && let Some(port) = read(bucket, at).port()
+            && is_same_class(port, own)
+            && owner_toward(Addr(remote), proto as u8, port).is(Addr(address), port_at(own))
+        {
+            return port;
+        }
+        at = next(at);
+    }
+    NONE
+}
