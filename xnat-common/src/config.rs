@@ -65,8 +65,8 @@ impl Config {
     pub const FORWARDS: u32 = 4;
     /// Which way a packet takes may depend on its ports: what is known of one flow's route says nothing of another's.
     pub const ROUTES_BY_PORT: u32 = 8;
-    /// Ports are stamped in the moment in which the host's sockets are bound to them: what has no stamp while a daemon runs,
-    /// no socket is bound to.
+    /// Ports are stamped in the moment in which the host's sockets are bound to them, so that nobody need be asked about
+    /// one that has no stamp while a daemon runs.
     pub const BINDS_STAMPED: u32 = 16;
 
     /// Slots of the flow table.

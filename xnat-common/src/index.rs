@@ -4,8 +4,9 @@
 //! tuple's hash; the tuple itself stands in the record alone. So finding a flow touches two lines of memory: a bucket and
 //! the record.
 //!
-//! Entries come and go by compare-and-swap. Who inserts a tuple's holds the version of its first bucket meanwhile: of several
-//! who would insert the same tuple, one does. Entries by which flows let their remote addresses in need no such care.
+//! Entries come and go by compare-and-swap. Who inserts a tuple's, or an endpoint's, holds the version of its first bucket
+//! meanwhile: of several who would insert the same one, one does. Entries by which flows let their remote addresses in need no
+//! such care.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -24,8 +25,8 @@ const BUCKETS_MIN: u32 = 64;
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Zeroable)]
 pub struct Bucket {
-    /// Bits of [`Bucket::LOCKED`] and [`Bucket::SPILLED`], and above them how often a tuple was inserted whose first bucket
-    /// this is.
+    /// Bits of [`Bucket::LOCKED`] and [`Bucket::SPILLED`], and above them how often something was inserted whose first
+    /// bucket this is.
     pub version: u64,
     /// The [`Entry`]s; zero where there is none.
     pub entries: [u64; ENTRIES],
@@ -45,8 +46,8 @@ impl Bucket {
     pub const STEP: u64 = 4;
 }
 
-/// How many buckets a table of `max_flows` flows has: one a flow at least, for its two tuples and for the entry that some
-/// have beside. With the tuples alone about one in ten of a full table lies in its second bucket, and none finds both full
+/// How many buckets a table of `max_flows` flows has: one a flow at least, for its two tuples and for the two entries that
+/// some have beside. With the tuples alone about one in ten of a full table lies in its second bucket, and none finds both full
 /// (it would take some 10^10 of them).
 #[must_use]
 pub const fn buckets(max_flows: u32) -> u32 {
@@ -133,7 +134,7 @@ pub const fn moved(address: Addr, remote: Addr, own: u32) -> [u64; 2] {
     [address.0 as u64 | (remote.0 as u64) << 32, own as u64 | MOVED << 40]
 }
 
-/// An entry of a bucket: the record's slot in the lower half, above it the direction and the tag.
+/// An entry of a bucket: the record's slot in the lower half, or an endpoint's port, above it the direction and the tag.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Entry(pub u64);

@@ -149,7 +149,7 @@ fn endpoints_lie_elsewhere_than_tuples_and_than_each_other() {
     let (address, remote) = (Addr(0x0b6e_a8c0), Addr(0x0909_0909));
     let words = [
         moved(address, Addr::UNSPECIFIED, 40000),
-        moved(address, Addr::UNSPECIFIED, 1 << 16 | 40000),
+        moved(address, Addr::UNSPECIFIED, (1 << 16) + 40000),
         moved(address, remote, 40000),
         moved(remote, address, 40000),
         admission(address, Port(40000), 6),

@@ -52,14 +52,18 @@ pub unsafe fn set(word: *mut u64, bits: u64) {
     unsafe { asm!("lock *(u64 *)(r1 + 0) |= r2", in("r1") word, in("r2") bits) }
 }
 
-/// Clears all bits but these.
+/// Clears all bits but these and returns the word before, which orders it before what follows on every processor.
 ///
 /// # Safety
 /// As [`add`].
 #[inline(always)]
-pub unsafe fn keep(word: *mut u64, bits: u64) {
+pub unsafe fn fetch_and(word: *mut u64, bits: u64) -> u64 {
+    let before;
     // SAFETY: the caller vouches for the pointer.
-    unsafe { asm!("lock *(u64 *)(r1 + 0) &= r2", in("r1") word, in("r2") bits) }
+    unsafe {
+        asm!("r2 = atomic_fetch_and((u64 *)(r1 + 0), r2)", in("r1") word, inout("r2") bits => before);
+    }
+    before
 }
 
 /// Sets bits.

@@ -35,6 +35,22 @@ pub fn version(bucket: *mut Bucket) -> u64 {
     unsafe { (&raw const (*bucket).version).read_volatile() }
 }
 
+/// Locks a bucket whose version was `before`, for an insertion; false if another processor inserts into it, or has done so
+/// since. The version is another one afterwards, whatever was inserted.
+#[inline(always)]
+pub fn lock(bucket: *mut Bucket, before: u64) -> bool {
+    // SAFETY: a field of a map value.
+    before & Bucket::LOCKED == 0
+        && unsafe { atomic::compare_and_swap(&raw mut (*bucket).version, before, before | Bucket::LOCKED) }
+}
+
+/// The reverse of [`lock`].
+#[inline(always)]
+pub fn unlock(bucket: *mut Bucket) {
+    // SAFETY: a field of a map value. An atomic operation that fetches: it orders what comes before it for other processors.
+    unsafe { atomic::fetch_add(&raw mut (*bucket).version, Bucket::STEP - Bucket::LOCKED) };
+}
+
 #[inline(always)]
 pub fn read(bucket: *mut Bucket, at: usize) -> Entry {
     // SAFETY: a map value; the callers count to ENTRIES.
@@ -98,7 +114,7 @@ pub fn next(mut at: usize) -> usize {
 
 /// One if `number`, of no more than 63 bits, is zero, else zero.
 #[inline(always)]
-pub fn is_zero(mut number: u64) -> u64 {
+fn is_zero(mut number: u64) -> u64 {
     // SAFETY: nothing but the number changes. In assembly, because the compiler would make a branch of it.
     unsafe { asm!("{0} += -1", "{0} >>= 63", inout(reg) number) };
     number

@@ -7,16 +7,16 @@ use xnat_common::flow::{State, Word};
 use xnat_common::index::{self, Bucket, ENTRIES, Entry, Place};
 use xnat_common::{Direction, Flow, FlowKey, FlowRef, Port};
 
-use crate::bucket::{Survey, look, next, put, read, survey, take_away, version};
+use crate::bucket::{Survey, lock, look, next, put, read, survey, take_away, unlock, version};
+use crate::maps;
 use crate::maps::{FLOWS, TUPLES};
-use crate::{atomic, maps};
 
 /// No flow.
 const NOTHING: u64 = u64::MAX;
 /// A flow that is about to end, or to begin.
 const ENDING: u64 = u64::MAX - 1;
 /// How often an insertion begins anew because another processor inserts into the same bucket.
-pub const ATTEMPTS: u32 = 8;
+const ATTEMPTS: u32 = 8;
 /// The tuple had no entry, and has one now.
 pub const INSERTED: u32 = 0;
 /// The tuple has an entry.
@@ -235,8 +235,7 @@ extern "C" fn xnat_insert(reference: u64, port: u32) -> u32 {
         return TAKEN;
     }
     // Whoever has inserted a tuple with this first bucket since the look has changed the version.
-    // SAFETY: a field of a map value.
-    if !unsafe { atomic::compare_and_swap(&raw mut (*buckets.first).version, before, before | Bucket::LOCKED) } {
+    if !lock(buckets.first, before) {
         return BUSY;
     }
     let mut placed = false;
@@ -251,8 +250,7 @@ extern "C" fn xnat_insert(reference: u64, port: u32) -> u32 {
             unsafe { (&raw mut (*flow).reply.dport).write_volatile(Port(port as u16)) };
         }
     }
-    // SAFETY: a field of a map value. An atomic operation that fetches: it orders what comes before it for other processors.
-    unsafe { atomic::fetch_add(&raw mut (*buckets.first).version, Bucket::STEP - Bucket::LOCKED) };
+    unlock(buckets.first);
     if placed { INSERTED } else { TAKEN }
 }
 

@@ -123,7 +123,7 @@ fn note_taken(protocol: u8, port: Port, is_taken: bool) {
             if is_taken {
                 atomic::set(word, bit);
             } else {
-                atomic::keep(word, !bit);
+                atomic::fetch_and(word, !bit);
             }
         }
     }

@@ -7,14 +7,16 @@ use xnat_common::index::{Bucket, ENTRIES, Entry, moved};
 use xnat_common::mapping::{self, Class, Endpoint, is_same_class, port_at};
 use xnat_common::{Addr, Port};
 
-use crate::atomic;
-use crate::bucket::{look, next, put, read, survey, version};
-use crate::index::{self, ATTEMPTS, BUSY, INSERTED, TAKEN};
+use crate::bucket::{lock, look, next, put, read, survey, unlock, version};
+use crate::index::{self, BUSY, INSERTED, TAKEN};
 use crate::mapping::owner_toward;
 use crate::maps;
 
 /// No port.
 const NONE: u32 = u32::MAX;
+/// How often an insertion begins anew because another processor inserts into the same bucket: often enough that it has gone
+/// on by then, because who gives up gets a port outside of its mapping.
+const PATIENCE: u32 = 64;
 
 /// The port on the wire of an endpoint that does not have its own.
 #[inline(always)]
@@ -57,7 +59,7 @@ fn number(endpoint: &Endpoint, port: Port) -> Option<u32> {
 #[inline(always)]
 fn insert(endpoint: &Endpoint, port: Port) -> Option<bool> {
     let (own, port) = (number(endpoint, endpoint.port)?, number(endpoint, port)?);
-    for _ in 0..ATTEMPTS {
+    for _ in 0..PATIENCE {
         match xnat_insert_moved(endpoint.address.0, endpoint.remote.0, own, endpoint.proto.into(), port) {
             BUSY => {}
             inserted => return Some(inserted == INSERTED),
@@ -113,13 +115,11 @@ extern "C" fn xnat_insert_moved(address: u32, remote: u32, own: u32, proto: u32,
         return TAKEN;
     }
     // As for a tuple: whoever has inserted anything with this first bucket since the look has changed the version.
-    // SAFETY: a field of a map value.
-    if !unsafe { atomic::compare_and_swap(&raw mut (*buckets.first).version, before, before | Bucket::LOCKED) } {
+    if !lock(buckets.first, before) {
         return BUSY;
     }
     let placed = put(&buckets, here, Entry::moving(place.tag, port));
-    // SAFETY: as above.
-    unsafe { atomic::fetch_add(&raw mut (*buckets.first).version, Bucket::STEP - Bucket::LOCKED) };
+    unlock(buckets.first);
     if placed { INSERTED } else { TAKEN }
 }
 

@@ -1,7 +1,8 @@
 //! The host's own sockets, whose ports are never given to a flow.
 //!
-//! Two sources: the kernel is asked who would get a packet, and `HOST_PORTS` tells which ports the host uses at all,
-//! toward whomever.
+//! `HOST_PORTS` tells which ports the host uses at all, toward whomever: the dataplane notes there from where the host sends
+//! and to what its sockets are bound, the daemon what there is. Where binding is not noted, the kernel is asked who would get
+//! a packet.
 
 use core::mem::MaybeUninit;
 
@@ -107,8 +108,8 @@ pub fn uses(protocol: u8, port: Port, now: Ticks) -> bool {
 }
 
 /// Whether what [`uses`] says of a port is all that there is to know: every socket that has been bound was noted in that
-/// moment. One that gets its port by connecting or sending is when its first packet leaves; one that listens without having
-/// been bound is within seconds, and gets what comes to it in any case, unless that is of a flow.
+/// moment. One that gets its port by connecting or sending is when its first packet leaves. One that listens without having
+/// been bound, or long after, is within seconds, and gets what comes to it in any case, unless that is of a flow.
 #[inline(always)]
 pub fn are_all_noted(config: &Config, now: Ticks) -> bool {
     config.flags & (Config::BINDS_STAMPED | Config::SLOW_PATH) == Config::BINDS_STAMPED

@@ -1,6 +1,6 @@
 //! The host's own connections through the same uplink.
 
-use std::net::{IpAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 
 use nix::sys::signal::Signal;
 use xnat_tests::tcp::{self, Service};
@@ -101,6 +101,26 @@ fn a_port_is_the_hosts_as_soon_as_a_socket_is_bound_to_it() {
     // With the dataplane alone.
     xnat.stop(Signal::SIGKILL);
     assert_eq!(gives_way(&reference, NODE1.into(), 41008), [true; 2]);
+}
+
+#[test]
+fn sockets_at_an_address_that_comes_later_keep_their_ports() {
+    let reference = Reference::new();
+    let xnat = alone(&reference, "");
+    let host = reference.node1.host.ns();
+    host.ip("address add 172.29.0.5/32 dev eth0");
+    let later = Ipv4Addr::new(172, 29, 0, 5);
+    // Not on the wire yet.
+    let socket = udp_at(host, later, 41000);
+    host.ip(&format!("address del {NODE1}/24 dev eth0"));
+    host.ip("route add 172.29.0.0/24 dev eth0 src 172.29.0.5");
+    host.ip(&format!("route replace default via {OUTSIDE} src 172.29.0.5"));
+    wait::until_true("the daemon has seen it", SOON, || xnat.output().contains("has the address 172.29.0.5 now"));
+    let server = udp_at(reference.outside.ns(), OUTSIDE, 5300);
+    let client = udp_at(reference.n1().ns(), reference.n1().address(), 41000);
+    let seen = pass(&client, local(&server), &server, b"hello");
+    assert!(*seen.ip() == later && seen.port() != 41000, "{seen}: the host has that");
+    assert_eq!(pass(&server, local(&socket), &socket, b"for the host"), local(&server));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use aya::maps::MapType;
 use aya::sys::is_map_supported;
 use serde::Serialize;
+use xnat_common::names::program;
 
 use super::{Failure, unless_closed};
 use crate::cli::{CheckArgs, Format};
@@ -70,8 +71,7 @@ fn look(instance: &Instance) -> Vec<Finding> {
     let privileged = rights.verdict == Verdict::Ok;
     let mut findings = vec![kernel(), rights, btf(), bpffs(), jit(), hooks(privileged)];
     findings.extend(maps(privileged));
-    findings.push(dataplane(privileged));
-    findings.push(sockets());
+    findings.extend(dataplane(privileged));
     findings.push(forwarding());
     findings.push(name(instance));
     findings.push(instances());
@@ -185,38 +185,41 @@ fn has_mapped_arrays() -> bool {
     true
 }
 
-fn dataplane(privileged: bool) -> Finding {
+fn dataplane(privileged: bool) -> Vec<Finding> {
     if !privileged {
-        return Finding::lacking("dataplane", Verdict::Absent, "not tried without rights", "sudo xnat check");
+        return vec![Finding::lacking("dataplane", Verdict::Absent, "not tried without rights", "sudo xnat check")];
     }
     match Dataplane::rehearse() {
         Ok(counts) => {
             let each = say::list(counts.iter().map(|(name, count)| format!("{name} {count}")));
-            Finding::ok("dataplane", format!("loads; instructions verified: {each}"))
+            let loads = Finding::ok("dataplane", format!("loads; instructions verified: {each}"));
+            let at_binds = program::AT_BINDS.iter().all(|name| counts.iter().any(|(it, _)| it == name));
+            vec![loads, sockets(at_binds)]
         }
         Err(error) => {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default().to_owned();
-            Finding::lacking(
+            vec![Finding::lacking(
                 "dataplane",
                 Verdict::Missing,
                 first,
                 "report it, with the kernel's version and `xnat run`'s message",
-            )
+            )]
         }
     }
 }
 
-fn sockets() -> Finding {
-    if binds::can_be_attached() {
-        return Finding::ok("sockets", "noted as they are bound, by programs at the root cgroup");
-    }
-    Finding::lacking(
-        "sockets",
-        Verdict::Absent,
-        "the root cgroup is not to be seen: the kernel is asked for each opening whether a socket has the port",
-        "mount cgroup2 at /sys/fs/cgroup, and run xnat outside of containers",
-    )
+/// Whether sockets are noted as they are bound; the programs for that could be loaded, or not.
+fn sockets(loaded: bool) -> Finding {
+    let (lacking, remedy) = match (loaded, binds::can_be_attached()) {
+        (true, true) => return Finding::ok("sockets", "noted as they are bound, by programs at the root cgroup"),
+        (true, false) => {
+            ("the root cgroup is not to be seen", "mount cgroup2 at /sys/fs/cgroup, outside of containers")
+        }
+        (false, _) => ("no programs at cgroups", "use a kernel that is built with CONFIG_CGROUP_BPF=y"),
+    };
+    let found = format!("{lacking}: the kernel is asked for each opening whether a socket has the port");
+    Finding::lacking("sockets", Verdict::Absent, found, remedy)
 }
 
 fn forwarding() -> Finding {
@@ -314,7 +317,7 @@ mod tests {
     fn the_look_works_without_rights() {
         let privileged = false;
         assert!(maps(privileged).is_empty());
-        assert_ne!(dataplane(privileged).verdict, Verdict::Ok);
+        assert!(dataplane(privileged).iter().all(|finding| finding.verdict != Verdict::Ok));
         assert!(look(&"default".parse().unwrap()).iter().any(|finding| finding.name == "kernel"));
     }
 }

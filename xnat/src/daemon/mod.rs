@@ -15,6 +15,7 @@ pub(crate) use serve::Stop;
 pub(crate) use start::Prepared;
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use self::collection::Collector;
@@ -54,6 +55,8 @@ pub(crate) struct Daemon {
     hooks: Hooks,
     /// Without them the kernel is asked about sockets.
     binds: Option<Binds>,
+    /// The address whose sockets' ports were stamped last, if that went well.
+    stamped: Option<Ipv4Addr>,
     /// The forwards, as they are in the dataplane.
     forwards: Forwards,
     /// Places at which attaching has failed, which has been told.

@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::say;
 use crate::state::{Interface, note};
 use crate::table;
+use crate::undo::remove_tree;
 
 impl Daemon {
     /// Sets everything up for the first time; what fails is a failure.
@@ -42,10 +43,13 @@ impl Daemon {
     fn attach_binds(&mut self) -> anyhow::Result<()> {
         match Binds::attach(&mut self.dataplane, &self.settings.instance) {
             Ok(binds) => self.binds = Some(binds),
-            Err(BindError::NoRoot) => return Ok(()),
             Err(error) => {
-                say::warning(format_args!("{error}; the kernel is asked about sockets instead"));
-                return Ok(());
+                if !matches!(error, BindError::NoRoot) {
+                    say::warning(format_args!("{error}; the kernel is asked about sockets instead"));
+                }
+                // One of the two may be there, or those of an earlier run.
+                let folder = self.settings.instance.binds();
+                return remove_tree(&folder).with_context(|| folder.display().to_string());
             }
         }
         // Those that are bound already are asked for after that.
@@ -77,6 +81,8 @@ impl Daemon {
                 if self.plan.address != left {
                     // With the new address first: what opens flows from now on has it.
                     self.write_interfaces()?;
+                    // Until then the dataplane does not rely on stamps.
+                    self.follow_sockets()?;
                     self.end_flows_at(left)?;
                 }
             }
@@ -145,7 +151,7 @@ impl Daemon {
         let found = [
             (!self.forwards.is_empty(), Config::FORWARDS),
             (self.there.routes_by_port, Config::ROUTES_BY_PORT),
-            (self.binds.is_some() && self.ports_failure.is_none(), Config::BINDS_STAMPED),
+            (self.binds.is_some() && self.stamped == Some(self.plan.address), Config::BINDS_STAMPED),
         ];
         let flags = found.iter().filter(|(is_so, _)| *is_so).fold(settled.flags, |flags, (_, flag)| flags | flag);
         Config { flags, ..settled }

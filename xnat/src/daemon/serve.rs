@@ -149,6 +149,7 @@ impl Daemon {
         if let Some(text) = failure.as_ref().filter(|_| failure != self.ports_failure) {
             say::warning(text);
         }
+        self.stamped = failure.is_none().then_some(self.plan.address);
         self.ports_failure = failure;
     }
 

@@ -98,6 +98,7 @@ impl Prepared {
             vigil: Rc::new(vigil),
             hooks,
             binds: None,
+            stamped: None,
             forwards: Forwards::default(),
             failed: BTreeSet::new(),
             roster,

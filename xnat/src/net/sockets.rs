@@ -13,12 +13,15 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 /// Room for one datagram of the kernel's answer; it fills 32 KiB at most.
 const BUFFER: usize = 64 << 10;
 
-/// The ports, with their protocol, at which sockets receive what is addressed to `address`.
+/// TCP sockets that are bound and neither listen nor are connected (`TCPF_BOUND_INACTIVE`, Linux 6.8; others ignore it).
+const BOUND: StateFlags = StateFlags::from_bits_retain(1 << 13);
+
+/// The ports, with their protocol, at which sockets receive what is addressed to `address`, or may soon.
 pub(crate) fn ports(address: Ipv4Addr) -> io::Result<BTreeSet<(u8, u16)>> {
     let mut ports = BTreeSet::new();
     for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
         for family in [AF_INET, AF_INET6] {
-            dump(family, protocol, StateFlags::all(), |socket| {
+            dump(family, protocol, StateFlags::all() | BOUND, |socket| {
                 if receives(socket.source_address, address) {
                     ports.insert((protocol, socket.source_port));
                 }
