@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::netns::Namespace;
 use crate::payload::{Digest, pattern};
+use crate::wait;
 
 /// How long a read, a write or a connect may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -46,13 +47,14 @@ impl Server {
     /// Listens inside a namespace on one address.
     #[track_caller]
     pub fn at(ns: &Namespace, address: SocketAddrV4, service: Service) -> Self {
-        let listener = ns.within(|| {
+        let listen = || {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.bind(&SocketAddr::V4(address).into())?;
             socket.listen(1024)?;
             io::Result::Ok(TcpListener::from(socket))
-        });
+        };
+        let listener = wait::bound(|| ns.within(listen));
         let listener = listener.unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"));
         let address = v4(listener.local_addr().expect("a bound socket"));
         let clients = Arc::new(Mutex::new(Vec::new()));

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::netns::Namespace;
-use crate::{payload, tcp};
+use crate::{payload, tcp, wait};
 
 /// Who sent it, and what.
 pub type Datagram = (SocketAddrV4, Vec<u8>);
@@ -101,7 +101,7 @@ pub fn socket(ns: &Namespace, port: u16) -> UdpSocket {
 
 #[track_caller]
 fn bound(ns: &Namespace, address: (Ipv4Addr, u16)) -> UdpSocket {
-    let socket = ns.within(|| UdpSocket::bind(address));
+    let socket = wait::bound(|| ns.within(|| UdpSocket::bind(address)));
     let socket = socket.unwrap_or_else(|error| panic!("UDP {}:{} in {}: {error}", address.0, address.1, ns.name()));
     socket.set_read_timeout(Some(tcp::PATIENCE)).expect("a valid timeout");
     socket

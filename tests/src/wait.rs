@@ -1,5 +1,6 @@
 //! Awaiting a condition with a deadline, in place of sleeping and hoping.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 /// Long enough for anything that should happen at once, on a machine that runs other tests too.
@@ -29,4 +30,11 @@ pub fn within<T>(deadline: Duration, mut check: impl FnMut() -> Option<T>) -> Op
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// Binds a socket, again as long as the address is in use: where one of ours was closed just now, what another thread is
+/// starting may hold it still, until it becomes that program.
+pub(crate) fn bound<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let is_in_use = |bound: &io::Result<T>| matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
+    within(SOON, || Some(bind()).filter(|bound| !is_in_use(bound))).unwrap_or_else(bind)
 }
