@@ -180,8 +180,6 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
     let moving = found.state().has(State::MOVING);
     let (port, goal, now) = (Port(port as u16), Goal::of(goal as u32 & 0xff), Ticks((goal >> 32) as u32));
     let flow = found.flow();
-    // Where the tuple's entry goes is fetched together with the port's record.
-    index::prefetch(config, &FlowKey { tuple: Tuple { dport: port, ..flow.reply }, ..flow.key(Direction::Reply) });
     // What is taken most often is asked first.
     if goal as u32 == Goal::Endpoint as u32 || unowned {
         let owner = mapping::owner_of(flow.proto, port);
@@ -190,6 +188,9 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
             return if own { RETRY } else { NONE };
         }
     }
+    // The processor does not wait for the record's answer, which is foreseen: so where the tuple's entry goes is fetched
+    // together with it, and not for ports that are somebody's, of which a walk may meet all.
+    index::prefetch(config, &FlowKey { tuple: Tuple { dport: port, ..flow.reply }, ..flow.key(Direction::Reply) });
     // Of a port that nobody has a mapping of, only flows outside of mappings could have the tuple, and those show below.
     if goal as u32 != Goal::Endpoint as u32 && xnat_is_taken(reference, port.0.into()) != 0 {
         return NONE;

@@ -105,9 +105,9 @@ pub(crate) struct Dataplane {
 }
 
 impl Dataplane {
-    /// Loads programs and maps for `instance` in this `namespace`, taking up the maps of an earlier run if they fit. If there are none, `early`
-    /// gets each program at hooks while the next ones are being loaded, and may attach it: without a configuration it lets
-    /// everything through.
+    /// Loads programs and maps for `instance` in this `namespace`, taking up the maps of an earlier run if they fit. If there
+    /// are none, `early` gets each program at hooks while the next ones are being loaded, and may attach it: without a
+    /// configuration it lets everything through.
     pub(crate) fn load(
         instance: &Instance,
         namespace: Namespace,
