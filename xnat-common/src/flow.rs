@@ -9,11 +9,13 @@ use crate::{Addr, FlowKey, Side, Tuple};
 mod counts;
 mod reference;
 mod state;
+mod steady;
 mod word;
 
 pub use counts::Counts;
 pub use reference::FlowRef;
 pub use state::State;
+use steady::STEADY;
 pub use word::Word;
 
 /// One flow. The `FLOWS` array holds it; `TUPLES` holds two entries that lead to it, one a direction.
@@ -94,25 +96,13 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn is_steady(&self, direction: Direction, side: Side) -> bool {
-        const ANSWERED: u32 = State::REPLIED | State::CONFIRMED;
-        /// Bits of the kinds that there is nothing else to.
-        const KINDS: u32 = 1 << Kind::Outside as u32
-            | 1 << Kind::Peer as u32
-            | 1 << Kind::Inbound as u32
-            | 1 << Kind::Forward as u32
-            | 1 << Kind::Mapped as u32;
-        let original = matches!(direction, Direction::Original);
-        // What has to be set, and what else is looked at.
-        let (set, seen) = match self.proto {
-            proto::TCP => (ANSWERED | tcp::State::Established as u32, 0xff),
-            proto::UDP if original => (0, 0),
-            proto::UDP => (ANSWERED | State::ASSURED, 0),
+        let is_udp = match self.proto {
+            proto::TCP => false,
+            proto::UDP => true,
             _ => return false,
         };
-        let set = if self.kind == Kind::Peer as u8 { set | State::CONFIRMED } else { set };
-        let set = if self.kind == Kind::Mapped as u8 { set | State::REPLIED | State::MAPPED } else { set };
-        let of_kind = self.kind < 32 && 1 << self.kind & KINDS != 0;
-        of_kind && self.comes_from(direction, side) && self.state & (set | seen | State::PASSING) == set
+        let steady = STEADY[steady::place(self.kind, direction as usize, side as usize, is_udp as usize)];
+        self.state & (steady >> 32) as u32 == steady as u32
     }
 
     /// Whether a TCP segment of `direction`, seen on `side`, changes nothing of the flow but what a steady one does and the
@@ -125,15 +115,8 @@ impl Flow {
     pub const fn may_turn(&self, direction: Direction, side: Side) -> bool {
         self.kind == Kind::Outside as u8
             && self.proto == proto::TCP
-            && self.comes_from(direction, side)
+            && Kind::side(self.kind, direction) as u8 == side as u8
             && self.state & State::PASSING == 0
-    }
-
-    /// Whether packets of `direction` that go from one side to the other are seen on `side` first.
-    #[inline(always)]
-    const fn comes_from(&self, direction: Direction, side: Side) -> bool {
-        let opens_outward = self.kind < Kind::Inbound as u8;
-        (opens_outward == matches!(direction, Direction::Original)) == matches!(side, Side::Inside)
     }
 
     /// Packets translated in `direction`.
@@ -182,6 +165,16 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// That of which `bit`, zero or one, is the number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_bit(bit: u64) -> Self {
+        match bit & 1 {
+            0 => Self::Original,
+            _ => Self::Reply,
+        }
+    }
+
     /// The other one.
     #[inline(always)]
     #[must_use]
@@ -246,11 +239,23 @@ impl Kind {
     }
 
     /// On which side the packets of `direction` reach this host, for a flow of kind `kind`.
+    ///
+    /// A look into a table, without a branch, which would be followed by the verifier wherever a flow is compared.
     #[inline(always)]
     #[must_use]
     pub const fn side(kind: u8, direction: Direction) -> Side {
-        let original = matches!(direction, Direction::Original);
-        let from_wire = kind == Self::Inbound as u8 || kind == Self::Forward as u8 || kind == Self::Mapped as u8;
-        if kind != Self::Hairpin as u8 && from_wire == original { Side::Wire } else { Side::Inside }
+        /// A bit for each kind of whose direction packets come from the wire; above, those of the replies.
+        const FROM_WIRE: u64 = Kind::Inbound.bit()
+            | Kind::Forward.bit()
+            | Kind::Mapped.bit()
+            | (Kind::Outside.bit() | Kind::Peer.bit() | Kind::Host.bit()) << 32;
+        match FROM_WIRE >> (kind & 31 | (direction as u8) << 5) & 1 {
+            0 => Side::Inside,
+            _ => Side::Wire,
+        }
+    }
+
+    const fn bit(self) -> u64 {
+        1 << self as u8
     }
 }

@@ -10,8 +10,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::branchless::{is_zero, select};
 use crate::flow::Direction;
-use crate::tuple::{FlowKey, Side, Tuple};
+use crate::tuple::{FlowKey, Tuple};
 use crate::{Addr, Port};
 
 /// Entries of a bucket.
@@ -90,10 +91,12 @@ const fn hash([a, b]: [u64; 2], seed: u64) -> u64 {
 }
 
 /// How many records the table of so many flows has room for: half as many again, so that few flows find both their homes
-/// taken.
+/// taken. No more than there are numbers; the sum saturates without a branch.
+#[inline(always)]
 #[must_use]
 pub const fn slots(max_flows: u32) -> u32 {
-    max_flows.saturating_add(max_flows / 2)
+    let slots = max_flows as u64 + (max_flows / 2) as u64;
+    (slots | (slots >> 32).wrapping_neg()) as u32
 }
 
 /// The two slots in which the record of a flow with such a tuple lies if one of them was free: its homes, among `slots`.
@@ -103,9 +106,11 @@ pub const fn slots(max_flows: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn homes([a, b]: [u64; 2], seed: u64, slots: u32) -> [u32; 2] {
-    let from_wire = b >> 40 & 1 == Side::Wire as u64;
+    // One seen on the wire comes from the other end.
+    let from_wire = b >> 40 & 1;
     let (src, dst, sport, dport) = (a & 0xffff_ffff, a >> 32, b & 0xffff, b >> 16 & 0xffff);
-    let (remote, remote_port, port) = if from_wire { (src, sport, dport) } else { (dst, dport, sport) };
+    let [remote, remote_port] = [select(from_wire, src, dst), select(from_wire, sport, dport)];
+    let port = select(from_wire, dport, sport);
     let hash = hash([remote | remote_port << 32 | port << 48, b >> 32 & 0xff], seed);
     let other = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
     [(((hash >> 32) * slots as u64) >> 32) as u32, (((other >> 32) * slots as u64) >> 32) as u32]
@@ -143,14 +148,14 @@ impl Entry {
     /// The entry of a tuple by which packets of `direction` find the flow in `slot`. No entry is zero.
     #[inline(always)]
     #[must_use]
-    pub const fn new(tag: u32, direction: Direction, slot: u32) -> Self {
-        Self((Self::upper(tag) | direction as u64) << 32 | slot as u64)
+    pub fn new(tag: u32, direction: Direction, slot: u32) -> Self {
+        Self((Self::upper(tag) | direction as u64) << 32 | u64::from(slot))
     }
 
     /// The entry by which the flow in `slot` lets its remote address in at its port; `tag` is that of [`admission`].
     #[inline(always)]
     #[must_use]
-    pub const fn admitting(tag: u32, slot: u32) -> Self {
+    pub fn admitting(tag: u32, slot: u32) -> Self {
         Self(Self::new(tag, Direction::Original, slot).0 | Self::ADMITS)
     }
 
@@ -169,7 +174,7 @@ impl Entry {
     /// [`mapping::index`]: crate::mapping::index
     #[inline(always)]
     #[must_use]
-    pub const fn moving(tag: u32, port: u32) -> Self {
+    pub fn moving(tag: u32, port: u32) -> Self {
         Self(Self::admitting(tag, port).0 | Self::MOVES)
     }
 
@@ -187,7 +192,7 @@ impl Entry {
     /// The same entry with another tag.
     #[inline(always)]
     #[must_use]
-    pub const fn tagged(self, tag: u32) -> Self {
+    pub fn tagged(self, tag: u32) -> Self {
         const REST: u64 = (1 << 33) - 1;
         Self(self.0 & REST | Self::upper(tag) << 32)
     }
@@ -195,14 +200,14 @@ impl Entry {
     /// Whether the entry may be of a tuple with this tag, in either direction.
     #[inline(always)]
     #[must_use]
-    pub const fn has_tag(self, tag: u32) -> bool {
+    pub fn has_tag(self, tag: u32) -> bool {
         self.tag_difference(tag) == 0
     }
 
     /// Zero if the entry may be of a tuple with this tag, in either direction; of no more than 31 bits.
     #[inline(always)]
     #[must_use]
-    pub const fn tag_difference(self, tag: u32) -> u64 {
+    pub fn tag_difference(self, tag: u32) -> u64 {
         (self.0 >> 32 ^ Self::upper(tag)) >> 1
     }
 
@@ -236,9 +241,9 @@ impl Entry {
 
     /// One tag stands for two, so that no entry is zero.
     #[inline(always)]
-    const fn upper(tag: u32) -> u64 {
-        let tag = if tag == 0 { 1 } else { tag };
-        (tag as u64) << 1
+    fn upper(tag: u32) -> u64 {
+        let tag = u64::from(tag);
+        (tag | is_zero(tag)) << 1
     }
 }
 

@@ -3,8 +3,10 @@
 //! Nothing here does I/O or reads a clock: headers, records and the time come in, decisions go out.
 //! The dataplane adds bounds checks, map access and stores; the tests run all of it on the host.
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod addr;
+pub mod branchless;
 pub mod checksum;
 pub mod collection;
 pub mod config;

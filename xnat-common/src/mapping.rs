@@ -90,6 +90,13 @@ pub const fn port_at(index: u32) -> Port {
     Port::new(index as u16)
 }
 
+/// The index of another port of the class of that at `index`.
+#[inline(always)]
+#[must_use]
+pub const fn index_beside(index: u32, port: Port) -> u32 {
+    index & !0xffff | port.number() as u32
+}
+
 /// Whether the ports at these two indices are of the same class.
 #[inline(always)]
 #[must_use]

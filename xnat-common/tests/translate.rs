@@ -171,13 +171,15 @@ proptest! {
 }
 
 #[test]
-fn only_flows_that_peers_open_are_opened_on_the_wire() {
+fn flows_are_opened_on_the_side_that_their_kind_says() {
+    let sides = |kind: Kind| [Direction::Original, Direction::Reply].map(|direction| Kind::side(kind as u8, direction));
     for kind in [Kind::Outside, Kind::Peer, Kind::Host] {
-        assert_eq!(Kind::side(kind as u8, Direction::Original), Side::Inside);
-        assert_eq!(Kind::side(kind as u8, Direction::Reply), Side::Wire);
+        assert_eq!(sides(kind), [Side::Inside, Side::Wire], "{kind:?}");
     }
-    assert_eq!(Kind::side(Kind::Inbound as u8, Direction::Original), Side::Wire);
-    assert_eq!(Kind::side(Kind::Inbound as u8, Direction::Reply), Side::Inside);
+    for kind in [Kind::Inbound, Kind::Forward, Kind::Mapped] {
+        assert_eq!(sides(kind), [Side::Wire, Side::Inside], "{kind:?}");
+    }
+    assert_eq!(sides(Kind::Hairpin), [Side::Inside; 2]);
     for number in 0..=u8::MAX {
         assert!(Kind::from_u8(number).is_none_or(|kind| kind as u8 == number));
     }

@@ -1,5 +1,6 @@
 //! Whom ports let in: entries in the index by which flows let their remote addresses in.
 
+use xnat_common::branchless::is_zero;
 use xnat_common::index::{Bucket, ENTRIES, Entry, admission};
 use xnat_common::mapping::Owner;
 use xnat_common::{Addr, Flow, FlowRef, Port};
@@ -67,19 +68,27 @@ extern "C" fn xnat_admitted(remote: u32, port: u32, proto: u32) -> u64 {
 #[inline(always)]
 fn scan(bucket: *mut Bucket, tag: u32, remote: Addr, port: Port, proto: u8) -> Owner {
     let (seen, mut at) = (survey(bucket, tag), 0);
-    while at < ENTRIES {
+    while at < ENTRIES && seen.has_any_tag() {
         let entry = read(bucket, at);
         if seen.has_tag(at)
             && entry.admits()
             && let Some(flow) = FLOWS.get(entry.slot())
-            && index::word((&raw const *flow).cast_mut()).is_live()
-            && flow.original.dst == remote
-            && flow.reply.dport == port
-            && flow.proto == proto
+            && is_of(flow, remote, port, proto)
         {
             return Owner::new(flow.original.src, flow.original.sport, 1);
         }
         at = next(at);
     }
     Owner::NONE
+}
+
+/// Whether a record is that of a live flow at this port, with this remote address.
+#[inline(always)]
+fn is_of(flow: &Flow, remote: Addr, port: Port, proto: u8) -> bool {
+    let word = index::word((&raw const *flow).cast_mut());
+    let another = u64::from(flow.original.dst.0 ^ remote.0)
+        | u64::from(flow.reply.dport.0 ^ port.0) << 32
+        | u64::from(flow.proto ^ proto) << 48;
+    // One question in place of four.
+    is_zero(another) & u64::from(word.generation() & 1) != 0
 }

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use xnat_common::branchless::is_zero;
 use xnat_common::index::{Bucket, CROWDED, ENTRIES, Entry, Place};
 
 use crate::maps::TUPLES;
@@ -110,14 +111,6 @@ pub fn next(mut at: usize) -> usize {
     // SAFETY: nothing but the number changes.
     unsafe { asm!("{0} += 1", inout(reg) at) };
     at
-}
-
-/// One if `number`, of no more than 63 bits, is zero, else zero.
-#[inline(always)]
-fn is_zero(mut number: u64) -> u64 {
-    // SAFETY: nothing but the number changes. In assembly, because the compiler would make a branch of it.
-    unsafe { asm!("{0} += -1", "{0} >>= 63", inout(reg) number) };
-    number
 }
 
 /// Puts an entry into a tuple's first bucket, which has been looked over, or into the second if the first is crowded; false if

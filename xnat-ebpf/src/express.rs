@@ -26,11 +26,10 @@ use crate::forward::Ttl;
 use crate::hop::{self, Mac};
 use crate::lookup::{self, Found};
 use crate::maps::{self, WATCH};
-use crate::opener::Opener;
 use crate::parse::IP;
-use crate::skb::Skb;
+use crate::skb::{Skb, forgotten};
 use crate::verdict::{Step, Verdict};
-use crate::{account, express_open, forward, identification, rewrite, segment};
+use crate::{account, express_open, forward, identification, opener, rewrite, segment};
 
 /// Where the transport header begins.
 const TRANSPORT: usize = IP + ipv4::LEN;
@@ -74,22 +73,24 @@ fn lane<const OUT: bool>(skb: Skb) -> Lane {
         return Lane::LongWay;
     }
     // A segment without SYN opens nothing here.
-    let opener = if OUT && plain.proto == proto::UDP { Opener::of(skb.ifindex()) } else { None };
-    let foreseen = opener.is_some_and(Opener::opens);
+    let may_open = OUT && plain.proto == proto::UDP;
+    let foreseen = may_open && opener::opens(skb.ifindex());
     if foreseen {
         express_open::prefetch(config, &plain, &key);
     }
+    // From here on there is one way for all packets, and not one for each answer.
+    let (may_open, foreseen) = (forgotten(may_open.into()) != 0, forgotten(foreseen.into()) != 0);
     if let Some(found) = lookup::find_fast(config, &key) {
-        if let (Some(opener), true) = (opener, foreseen) {
-            opener.note(false);
+        if foreseen {
+            opener::note(skb.ifindex(), false);
         }
         return onward::<OUT>(skb, config, &plain, &found).map_or(Lane::LongWay, Lane::End);
     }
-    let Some(opener) = opener else {
+    if !may_open {
         return Lane::LongWay;
-    };
+    }
     if !foreseen {
-        opener.note(true);
+        opener::note(skb.ifindex(), true);
     }
     Lane::Opens
 }
@@ -108,7 +109,7 @@ pub fn enter(skb: Skb) -> Option<(&'static Config, Plain)> {
 #[inline(always)]
 fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Found) -> Option<Verdict> {
     let side = if OUT { Side::Inside } else { Side::Wire };
-    let steady = !plain.turns && found.flow().is_steady(found.direction(), side);
+    let steady = !plain.turns() && found.flow().is_steady(found.direction(), side);
     if !steady && (plain.proto != proto::TCP || !found.flow().may_turn(found.direction(), side)) {
         return None;
     }
@@ -198,8 +199,6 @@ pub struct Plain {
     flags: u8,
     /// A TCP segment that opens a connection.
     pub syn: bool,
-    /// One that answers an opening, or ends a direction.
-    turns: bool,
 }
 
 impl Plain {
@@ -223,7 +222,6 @@ impl Plain {
                 header: udp_header::LEN as u8,
                 flags: 0,
                 syn: false,
-                turns: false,
             };
             (plain, ip.add(ipv4::FRAGMENT).cast::<u16>().read(), *ip.add(ipv4::TTL))
         };
@@ -249,8 +247,13 @@ impl Plain {
         let header = (offset >> 4) << 2;
         let fits = usize::from(header) >= tcp_header::LEN && ipv4::LEN as u16 + u16::from(header) <= self.total_len;
         let syn = flags & MEANT == flags::SYN;
-        let turns = flags & (flags::SYN | flags::FIN) != 0;
-        (fits && (syn || flags & OF_ONE == flags::ACK)).then_some(Self { header, flags, syn, turns, ..self })
+        (fits && (syn || flags & OF_ONE == flags::ACK)).then_some(Self { header, flags, syn, ..self })
+    }
+
+    /// Whether it is a TCP segment that answers an opening, or ends a direction.
+    #[inline(always)]
+    const fn turns(&self) -> bool {
+        self.flags & (flags::SYN | flags::FIN) != 0
     }
 
     /// As the long way has them.

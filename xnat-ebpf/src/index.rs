@@ -2,10 +2,11 @@
 //!
 //! What lies where is said in `xnat_common::index`.
 
+use xnat_common::branchless::is_zero;
 use xnat_common::config::Config;
 use xnat_common::flow::{State, Word};
 use xnat_common::index::{self, Bucket, ENTRIES, Entry, Place};
-use xnat_common::{Direction, Flow, FlowKey, FlowRef, Port};
+use xnat_common::{Direction, Flow, FlowKey, FlowRef, Kind, Port};
 
 use crate::bucket::{Survey, lock, look, next, put, read, survey, take_away, unlock, version};
 use crate::maps;
@@ -100,14 +101,18 @@ pub fn word(flow: *mut Flow) -> Word {
 fn direction_of(flow: *mut Flow, a: u64, b: u64) -> Option<Direction> {
     // SAFETY: a map value.
     let flow = unsafe { &*flow };
-    let direction = if flow.original.words() == [a, b & PORTS] {
-        Direction::Original
-    } else if flow.reply.words() == [a, b & PORTS] {
-        Direction::Reply
-    } else {
+    // Both are compared before anything is asked: the verifier would go on from each answer.
+    let [is_original, is_reply] = [&flow.original, &flow.reply].map(|tuple| {
+        let [addresses, ports] = tuple.words();
+        let [src, dst] = [addresses as u32 ^ a as u32, (addresses >> 32) as u32 ^ (a >> 32) as u32];
+        is_zero((src | dst | ports as u32 ^ b as u32).into())
+    });
+    if is_original | is_reply == 0 {
         return None;
-    };
-    (flow.key(direction).words()[1] == b).then_some(direction)
+    }
+    let direction = Direction::of_bit(is_original ^ 1);
+    let [_, rest] = FlowKey::new(flow.original, flow.proto, Kind::side(flow.kind, direction)).words();
+    (rest & !PORTS == b & !PORTS).then_some(direction)
 }
 
 /// What of a key's second word are the ports.

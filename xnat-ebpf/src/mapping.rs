@@ -5,7 +5,7 @@
 
 use xnat_common::config::Config;
 use xnat_common::flow::{Kind, State};
-use xnat_common::mapping::{self, Class, Dependence, Endpoint, Mapping, Owner};
+use xnat_common::mapping::{self, Class, Dependence, Endpoint, Mapping, Owner, RemoteEntry};
 use xnat_common::{Addr, Flow, FlowRef, Port};
 
 use crate::lookup::{self, Found};
@@ -87,12 +87,24 @@ pub fn owner_of(protocol: u8, port: Port) -> Owner {
 /// Who has the port of a protocol with this number in `PORTS`, toward a remote address, or toward everybody.
 #[inline(always)]
 pub fn owner_toward(remote: Addr, protocol: u8, index: u32) -> Owner {
-    if remote == Addr::UNSPECIFIED {
-        return owner_at(index).unwrap_or(Owner::NONE);
-    }
-    let key = remote_key(remote, mapping::port_at(index), protocol);
-    // SAFETY: read at once.
-    REMOTES.get_ptr(&key).map_or(Owner::NONE, |entry| unsafe { (&raw const (*entry).owner).read_volatile() })
+    Owner(xnat_owner_toward(remote.0, protocol.into(), index))
+}
+
+/// As [`owner_toward`].
+///
+/// A global function, which the verifier checks once by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_owner_toward(remote: u32, protocol: u32, index: u32) -> u64 {
+    let (remote, protocol) = (Addr(remote), protocol as u8);
+    let owner = if remote == Addr::UNSPECIFIED {
+        owner_at(index)
+    } else {
+        // SAFETY: read at once.
+        let owner = |entry: *const RemoteEntry| unsafe { (&raw const (*entry).owner).read_volatile() };
+        REMOTES.get_ptr(&remote_key(remote, mapping::port_at(index), protocol)).map(owner)
+    };
+    owner.unwrap_or(Owner::NONE).0
 }
 
 #[inline(always)]
@@ -179,11 +191,15 @@ impl Claimed {
 /// Takes a port that nobody has for the flow's endpoint.
 #[inline(always)]
 pub fn claim(found: &Found, goal: Goal, port: Port) -> Claimed {
-    match goal {
-        Goal::Flow => Claimed::YES,
+    let claimed = match goal {
+        Goal::Flow => return Claimed::YES,
         Goal::Endpoint => Claimed(xnat_claim(found.reference.to_bits(), port.0.into())),
         Goal::Remote => Claimed(xnat_claim_toward(found.reference.to_bits(), port.0.into())),
+    };
+    if claimed != Claimed::YES || port == found.flow().original.sport {
+        return claimed;
     }
+    Claimed(xnat_note_moved(found.reference.to_bits(), goal as u32, port.0.into()))
 }
 
 /// As [`claim`], toward everybody.
@@ -213,7 +229,7 @@ extern "C" fn xnat_claim(reference: u64, port: u32) -> u32 {
         return if before.is(address, own) { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
     }
     note_taken(flow.proto, port, true);
-    moved_or_vacated(flow, Goal::Endpoint, port)
+    Claimed::YES.0
 }
 
 /// As [`claim`], toward the remote address alone.
@@ -232,16 +248,22 @@ extern "C" fn xnat_claim_toward(reference: u64, port: u32) -> u32 {
         let own = entry.is_some_and(|it| unsafe { (&raw const (*it).owner).read_volatile() }.is(address, own));
         return if own { Claimed::ELSEWHERE.0 } else { Claimed::NO.0 };
     }
-    moved_or_vacated(flow, Goal::Remote, port)
+    Claimed::YES.0
 }
 
-/// Notes where the endpoint of a flow finds the port that it has taken, or gives it up for the one that it has.
-#[inline(always)]
-fn moved_or_vacated(flow: &Flow, goal: Goal, port: Port) -> u32 {
-    if port == flow.original.sport || moved::enter(&endpoint(flow, goal), port) {
+/// Notes where the endpoint of a flow finds the port that it has taken, or gives it up for the one that it has. Returns a
+/// [`Claimed`].
+///
+/// A global function of its own, because its stack would be one too many on that of a claim.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_note_moved(reference: u64, goal: u32, port: u32) -> u32 {
+    if moved::enter(reference, goal, port) {
         return Claimed::YES.0;
     }
-    vacate(flow, goal, port);
+    if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) {
+        vacate(found.flow(), Goal::of(goal), Port(port as u16));
+    }
     Claimed::ELSEWHERE.0
 }
 

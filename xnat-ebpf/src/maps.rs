@@ -17,7 +17,7 @@ use xnat_common::{Addr, Flow, FlowKey, Ticks};
 
 use crate::atomic;
 use crate::claim::Noted;
-use crate::opener::Opener;
+use crate::opener;
 use crate::stage::STAGES_LEN;
 
 /// Flows of the table unless user space asks for another number.
@@ -88,7 +88,7 @@ pub static HOPS: Array<Hop, { Hop::SLOTS as usize }> = Array::new();
 #[btf_map]
 pub static ROUTES: PerCpuArray<Route, { Route::SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]
-pub static OPENERS: Array<u32, { Opener::SLOTS as usize }> = Array::new();
+pub static OPENERS: Array<u32, { opener::SLOTS as usize }> = Array::new();
 #[btf_map]
 pub static STATIONS: LruHashMap<StationKey, Station, 16_384> = LruHashMap::new();
 #[btf_map]

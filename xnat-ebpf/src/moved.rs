@@ -5,12 +5,13 @@
 
 use xnat_common::index::{Bucket, ENTRIES, Entry, moved};
 use xnat_common::mapping::{self, Class, Endpoint, is_same_class, port_at};
-use xnat_common::{Addr, Port};
+use xnat_common::{Addr, FlowRef, Port};
 
-use crate::bucket::{lock, look, next, put, read, survey, unlock, version};
+use crate::bucket::{Survey, lock, look, next, put, read, survey, unlock, version};
 use crate::index::{self, BUSY, INSERTED, TAKEN};
-use crate::mapping::owner_toward;
-use crate::maps;
+use crate::mapping::{Goal, endpoint, owner_toward};
+use crate::skb::forgotten;
+use crate::{lookup, maps};
 
 /// No port.
 const NONE: u32 = u32::MAX;
@@ -30,16 +31,21 @@ pub fn find(endpoint: &Endpoint) -> Option<Port> {
     (port != NONE).then(|| port_at(port))
 }
 
-/// Remembers the port of an endpoint that does not have its own, whose that is already; false if it has another one.
+/// Remembers that the endpoint of a flow has a `port` that is not its own; false if it has another one. `goal` is a [`Goal`],
+/// `port` in network order.
 #[inline(always)]
-pub fn enter(endpoint: &Endpoint, port: Port) -> bool {
+pub fn enter(reference: u64, goal: u32, port: u32) -> bool {
     // Before it is there, so that nobody overlooks it.
     maps::count_moved(1);
-    let is_new = insert(endpoint, port).unwrap_or(false);
-    if !is_new {
-        maps::count_moved(u64::MAX);
+    for _ in 0..PATIENCE {
+        match xnat_insert_moved(reference, goal, port) {
+            BUSY => {}
+            INSERTED => return true,
+            _ => break,
+        }
     }
-    is_new
+    maps::count_moved(u64::MAX);
+    false
 }
 
 /// The reverse of [`enter`].
@@ -57,18 +63,6 @@ fn number(endpoint: &Endpoint, port: Port) -> Option<u32> {
 }
 
 #[inline(always)]
-fn insert(endpoint: &Endpoint, port: Port) -> Option<bool> {
-    let (own, port) = (number(endpoint, endpoint.port)?, number(endpoint, port)?);
-    for _ in 0..PATIENCE {
-        match xnat_insert_moved(endpoint.address.0, endpoint.remote.0, own, endpoint.proto.into(), port) {
-            BUSY => {}
-            inserted => return Some(inserted == INSERTED),
-        }
-    }
-    None
-}
-
-#[inline(always)]
 fn take_out(endpoint: &Endpoint, port: Port) -> Option<bool> {
     let (own, port) = (number(endpoint, endpoint.port)?, number(endpoint, port)?);
     Some(index::remove_entry(moved(endpoint.address, endpoint.remote, own), Entry::moving(0, port)))
@@ -81,22 +75,32 @@ fn take_out(endpoint: &Endpoint, port: Port) -> Option<bool> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_find_moved(address: u32, remote: u32, own: u32, proto: u32) -> u32 {
-    let [a, b] = moved(Addr(address), Addr(remote), own);
+    let whose = Endpoint { address: Addr(address), remote: Addr(remote), port: port_at(own), proto: proto as u8 };
+    let [a, b] = moved(whose.address, whose.remote, own);
     let Some((place, buckets)) = look(a, b) else {
         return NONE;
     };
-    let found = scan(buckets.first, place.tag, address, remote, own, proto);
+    let found = scan(buckets.first, survey(buckets.first, place.tag), &whose, own);
     if found != NONE || version(buckets.first) & Bucket::SPILLED == 0 {
         return found;
     }
-    buckets.second().map_or(NONE, |second| scan(second, place.tag, address, remote, own, proto))
+    buckets.second().map_or(NONE, |second| scan(second, survey(second, place.tag), &whose, own))
 }
 
-/// Puts the entry of an endpoint where it belongs, unless it has one: then, or if there is no room, [`TAKEN`].
+/// Puts the entry of a flow's endpoint where it belongs, unless it has one: then, or if there is no room, [`TAKEN`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xnat_insert_moved(address: u32, remote: u32, own: u32, proto: u32, port: u32) -> u32 {
-    let [a, b] = moved(Addr(address), Addr(remote), own);
+extern "C" fn xnat_insert_moved(reference: u64, goal: u32, port: u32) -> u32 {
+    let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
+        return TAKEN;
+    };
+    let whose = endpoint(found.flow(), Goal::of(goal));
+    let Some(own) = number(&whose, whose.port) else {
+        return TAKEN;
+    };
+    // One way on for all classes.
+    let own = forgotten(own.into()) as u32;
+    let [a, b] = moved(whose.address, whose.remote, own);
     let Some((place, buckets)) = look(a, b) else {
         return TAKEN;
     };
@@ -105,12 +109,12 @@ extern "C" fn xnat_insert_moved(address: u32, remote: u32, own: u32, proto: u32,
         return BUSY;
     }
     let here = survey(buckets.first, place.tag);
-    if scan(buckets.first, place.tag, address, remote, own, proto) != NONE {
+    if scan(buckets.first, here, &whose, own) != NONE {
         return TAKEN;
     }
     if before & Bucket::SPILLED != 0
         && let Some(second) = buckets.second()
-        && scan(second, place.tag, address, remote, own, proto) != NONE
+        && scan(second, survey(second, place.tag), &whose, own) != NONE
     {
         return TAKEN;
     }
@@ -118,20 +122,21 @@ extern "C" fn xnat_insert_moved(address: u32, remote: u32, own: u32, proto: u32,
     if !lock(buckets.first, before) {
         return BUSY;
     }
+    let port = mapping::index_beside(own, Port(port as u16));
     let placed = put(&buckets, here, Entry::moving(place.tag, port));
     unlock(buckets.first);
     if placed { INSERTED } else { TAKEN }
 }
 
-/// The port that an entry of the bucket leads to, if it is the endpoint's.
+/// The port that an entry of a bucket, which has been looked over, leads to, if it is the endpoint's with this `own` one.
 #[inline(always)]
-fn scan(bucket: *mut Bucket, tag: u32, address: u32, remote: u32, own: u32, proto: u32) -> u32 {
-    let (seen, mut at) = (survey(bucket, tag), 0);
+fn scan(bucket: *mut Bucket, seen: Survey, whose: &Endpoint, own: u32) -> u32 {
+    let mut at = 0;
     while at < ENTRIES && seen.has_any_tag() {
         if seen.has_tag(at)
             && let Some(port) = read(bucket, at).port()
             && is_same_class(port, own)
-            && owner_toward(Addr(remote), proto as u8, port).is(Addr(address), port_at(own))
+            && owner_toward(whose.remote, whose.proto, port).is(whose.address, whose.port)
         {
             return port;
         }

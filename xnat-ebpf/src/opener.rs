@@ -6,31 +6,24 @@
 
 use crate::maps::OPENERS;
 
-/// What the last datagram from a port has done.
-#[derive(Clone, Copy)]
-pub struct Opener(*mut u32);
+/// So many ports are told apart.
+pub const SLOTS: u32 = 256;
 
-impl Opener {
-    /// So many ports are told apart.
-    pub const SLOTS: u32 = 256;
-
-    /// That of the port with this interface index.
-    #[inline(always)]
-    pub fn of(ifindex: u32) -> Option<Self> {
-        OPENERS.get_ptr_mut(ifindex % Self::SLOTS).map(Self)
-    }
-
-    /// Whether the last one belonged to no flow.
-    #[inline(always)]
-    pub fn opens(self) -> bool {
+/// Whether the last datagram from the port with this interface index belonged to no flow.
+#[inline(always)]
+pub fn opens(ifindex: u32) -> bool {
+    OPENERS.get(ifindex % SLOTS).is_some_and(|last| {
         // SAFETY: a value of an array.
-        unsafe { self.0.read_volatile() != 0 }
-    }
+        unsafe { (&raw const *last).read_volatile() != 0 }
+    })
+}
 
-    /// Notes whether this one belonged to none. Only what is different need be written: packets on other processors read the same line.
-    #[inline(always)]
-    pub fn note(self, opens: bool) {
-        // SAFETY: as above; which of two packets is the last one does not matter.
-        unsafe { self.0.write_volatile(opens.into()) };
+/// Notes whether this one belonged to none. Only what is different need be written: packets on other processors read the same
+/// line.
+#[inline(always)]
+pub fn note(ifindex: u32, opens: bool) {
+    if let Some(last) = OPENERS.get_ptr_mut(ifindex % SLOTS) {
+        // SAFETY: a value of an array; which of two packets is the last one does not matter.
+        unsafe { last.write_volatile(opens.into()) };
     }
 }

@@ -16,12 +16,12 @@ const HEADERS_MAX: u32 = (IP + ipv4::LEN_MAX + tcp_header::LEN) as u32;
 /// Reads the headers of an IPv4 packet; anything else passes, and so does what the kernel's own checks will drop.
 #[inline(always)]
 pub fn headers(skb: Skb) -> Step<Headers> {
-    let mut headers = network(skb)?;
-    transport(skb, &mut headers)?;
+    let mut headers = Headers::default();
+    read(skb, &raw mut headers)?;
     Ok(headers)
 }
 
-/// As [`headers`], for a program, whose stack holds nothing then but what has been read.
+/// As [`headers`], in their place.
 #[inline(always)]
 pub fn read(skb: Skb, place: *mut Headers) -> Step<()> {
     Verdict::or_on(xnat_read(skb.raw(), place))
@@ -29,11 +29,18 @@ pub fn read(skb: Skb, place: *mut Headers) -> Step<()> {
 
 /// As [`read`].
 ///
-/// A global function, which the verifier checks once by itself.
+/// A global function, of whose answer the verifier knows nothing: what it had learnt of a packet here would multiply all that
+/// comes after.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_read(skb: *mut __sk_buff, place: *mut Headers) -> u64 {
-    let read = |place: &mut Headers| headers(Skb::from_raw(skb)).map(|headers| *place = headers);
+    let skb = Skb::from_raw(skb);
+    let read = |place: &mut Headers| {
+        let mut headers = network(skb)?;
+        transport(skb, &mut headers)?;
+        *place = headers;
+        Ok(())
+    };
     Verdict::answer(handed_over(place).and_then(read))
 }
 

@@ -16,7 +16,7 @@ use crate::lookup::{self, Found};
 use crate::mapping::{self, Goal};
 use crate::maps;
 use crate::search::{CHANGED, CLASH, KEPT, NONE, OTHER, RETRY, TIRED, find};
-use crate::skb::Skb;
+use crate::skb::{Skb, forgotten};
 use crate::socket::{self, Rival};
 use crate::{account, collect, filtering, index, kernel_flow, moved, quota};
 
@@ -102,6 +102,8 @@ extern "C" fn xnat_join(skb: *mut __sk_buff, reference: u64, goal: u64) -> u32 {
             _ => return NONE,
         }
     }
+    // One way on for all of these.
+    (port, is_new) = (Port(forgotten(port.0.into()) as u16), forgotten(is_new.into()) != 0);
     // If somebody else has the port toward this end, the flow needs another, for itself. Asked before a mapping begins:
     // others would join it meanwhile.
     let is_unused = is_unused_here(skb, config, &found, port, Rival::Any, now);

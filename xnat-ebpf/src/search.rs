@@ -14,7 +14,7 @@ use xnat_common::{Direction, FlowKey, FlowRef, Port, Ticks, Tuple};
 use crate::lookup;
 use crate::mapping::{self, Claimed, Goal};
 use crate::port::{is_unused, reserve, settle, xnat_is_taken};
-use crate::skb::Skb;
+use crate::skb::{Skb, forgotten};
 use crate::socket::Rival;
 use crate::{index, maps, walks};
 
@@ -97,9 +97,11 @@ extern "C" fn xnat_search_range(skb: *mut __sk_buff, reference: u64, goal: u64, 
         _ if has_classes(protocol) && is_privileged(own) => Some(Range::new(config.first_port, config.last_port)),
         _ => None,
     };
-    let Some(range) = range else {
+    let Some(Range { first, count }) = range else {
         return NONE;
     };
+    // Otherwise the verifier would follow the search for each way to this range.
+    let range = Range { first: forgotten(first.into()) as u16, count: forgotten(count.into()) as u32 };
     let mut search = Search { skb, reference: FlowRef::from_bits(reference), goal, range, start: 0, found: NONE };
     search_range(&mut search);
     search.found
@@ -177,7 +179,6 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
         return NONE;
     };
     let unowned = goal & UNOWNED != 0;
-    let moving = found.state().has(State::MOVING);
     let (port, goal, now) = (Port(port as u16), Goal::of(goal as u32 & 0xff), Ticks((goal >> 32) as u32));
     let flow = found.flow();
     // What is taken most often is asked first.
@@ -216,7 +217,7 @@ extern "C" fn xnat_try_port(skb: *mut __sk_buff, reference: u64, goal: u64, port
     } else if mapping::is_containers(flow) && !mapping::owner_of(flow.proto, port).is_free() {
         maps::count(Counter::PortsShared);
     }
-    if port != flow.original.sport && !moving {
+    if port != flow.original.sport && !found.state().has(State::MOVING) {
         maps::count(Counter::PortsChanged);
     }
     CHANGED

@@ -7,7 +7,7 @@ use xnat_common::names::program;
 use crate::dataplane::{load, object};
 
 /// What no program may exceed. The kernel's limit is a million; older kernels need more steps for the same program.
-const INSTRUCTIONS: u32 = 60_000;
+const INSTRUCTIONS: u32 = 40_000;
 
 #[test]
 fn the_verifier_has_room_left() {

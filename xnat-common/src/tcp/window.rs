@@ -406,15 +406,12 @@ const fn syn_ack(state: State, sender: &mut Window, receiver: &mut Window, noted
 /// The window scale among a TCP header's options.
 pub mod options {
     use super::Scale;
+    use crate::branchless::{is_below, is_zero, select};
 
-    /// End of the list.
-    const END: u8 = 0;
-    /// No operation.
-    const NOP: u8 = 1;
-    /// Window scale (RFC 7323 §2.2).
-    const WINDOW_SCALE: u8 = 3;
-    /// Length of that option in octets, the factor being the last.
+    /// Length of the window scale option (RFC 7323 §2.2) in octets, the factor being the last.
     const WINDOW_SCALE_LEN: usize = 3;
+    /// Kind and length of that option.
+    const WINDOW_SCALE: u64 = 3 | (WINDOW_SCALE_LEN as u64) << 8;
     /// The longest option list in octets (RFC 9293 §3.1).
     const MAX: usize = 40;
     /// Room for one, a power of two.
@@ -422,20 +419,27 @@ pub mod options {
 
     /// What a list of `len` octets says of its sender's windows. What is behind them is zero, as is the end of a list. What
     /// comes behind a damaged option counts for nothing.
+    ///
+    /// What an option is, is found out without branches: the verifier would follow each of them from each place at which an
+    /// option may begin.
     #[inline(always)]
     #[must_use]
-    pub const fn window_scale(list: &[u8; ROOM], len: usize) -> Scale {
+    pub fn window_scale(list: &[u8; ROOM], len: usize) -> Scale {
         let mut at = 0;
-        while at < MAX {
-            let length = list[at + 1] as usize;
-            match list[at] {
-                END => break,
-                NOP => at += 1,
-                WINDOW_SCALE if length == WINDOW_SCALE_LEN => {
-                    return if at + length > len { Scale::NONE } else { Scale::from_option(list[at + 2]) };
-                }
-                _ if length < 2 => break,
-                _ => at += length,
+        for _ in 0..MAX {
+            let (kind, length) = (u64::from(list[at]), u64::from(list[at + 1]));
+            // One octet alone: no operation, or the end, which is as long as it is worth.
+            let is_short = is_below(kind, 2);
+            let step = select(is_short, kind, length);
+            let is_damaged_or_end = is_below(step + is_short, 2);
+            let found = is_zero((kind | length << 8) ^ WINDOW_SCALE);
+            if is_damaged_or_end | found != 0 {
+                let fits = found != 0 && at + WINDOW_SCALE_LEN <= len;
+                return if fits { Scale::from_option(list[at + 2]) } else { Scale::NONE };
+            }
+            at += step as usize;
+            if at >= MAX {
+                break;
             }
         }
         Scale::NONE

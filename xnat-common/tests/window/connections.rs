@@ -280,24 +280,3 @@ fn scale_factors_count_only_if_both_ends_offer_them() {
     }
     assert_eq!(Scale::from_option(200), Scale(14));
 }
-
-#[test]
-fn the_window_scale_is_found_wherever_it_stands() {
-    let scale = |options: &[u8]| {
-        let mut list = [0; options::ROOM];
-        list[..options.len()].copy_from_slice(options);
-        options::window_scale(&list, options.len())
-    };
-    // As Linux, Windows and macOS have it.
-    assert_eq!(scale(&[2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7]), Scale(7));
-    assert_eq!(scale(&[2, 4, 5, 180, 1, 3, 3, 8, 1, 1, 4, 2]), Scale(8));
-    assert_eq!(scale(&[2, 4, 5, 180, 1, 3, 3, 6, 1, 1, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 4, 2, 0, 0]), Scale(6));
-    assert_eq!(scale(&[3, 3, 0]), Scale(0));
-    assert_eq!(scale(&[&[1; 37][..], &[3, 3, 200]].concat()), Scale(14));
-    // There is none: of another length, cut off, behind the end, behind a damaged option or one that reaches beyond.
-    for options in [&[][..], &[1; 40], &[3, 4, 7, 0], &[1, 3, 3], &[0, 3, 3, 7], &[8, 1, 3, 3, 7], &[2, 0, 3, 3, 7]] {
-        assert_eq!(scale(options), Scale::NONE, "{options:?}");
-    }
-    assert_eq!(scale(&[9, 255, 3, 3, 7]), Scale::NONE);
-    assert_eq!(scale(&[&[1; 38][..], &[3, 3]].concat()), Scale::NONE);
-}

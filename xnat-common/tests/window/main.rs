@@ -3,12 +3,13 @@
 
 mod connections;
 mod honest;
+mod scale;
 
 use xnat_common::Direction::{self, Original, Reply};
 use xnat_common::Kind;
 use xnat_common::flow;
 use xnat_common::tcp::flags::{ACK, FIN, RST, SYN};
-use xnat_common::tcp::window::{LEAST, Scale, options};
+use xnat_common::tcp::window::{LEAST, Scale};
 use xnat_common::tcp::{self, Judgement, Segment, State, Window, window};
 
 /// What a NAT keeps of a connection.
