@@ -1,4 +1,6 @@
-//! Comparisons of which the compiler makes no branch: the verifier would follow both its sides, wherever it comes to one.
+//! Decisions without a branch: the verifier would follow both its sides, wherever it comes to one.
+//!
+//! What a comparison says the compiler does not know, lest it make a branch of what is made of it.
 
 /// One if `number`, of no more than 63 bits, is zero, else zero.
 #[inline(always)]
@@ -11,6 +13,7 @@ pub fn is_zero(number: u64) -> u64 {
 #[inline(always)]
 #[must_use]
 pub fn is_below(number: u64, bound: u64) -> u64 {
+    debug_assert!((number | bound) >> 63 == 0, "63 bits: {number:#x}, {bound:#x}");
     highest_bit(number.wrapping_sub(bound))
 }
 

@@ -238,13 +238,14 @@ impl Kind {
         }
     }
 
-    /// On which side the packets of `direction` reach this host, for a flow of kind `kind`.
+    /// On which side the packets of `direction` reach this host, for a flow of kind `kind`. Of a number that is no kind it says
+    /// nothing.
     ///
     /// A look into a table, without a branch, which would be followed by the verifier wherever a flow is compared.
     #[inline(always)]
     #[must_use]
     pub const fn side(kind: u8, direction: Direction) -> Side {
-        /// A bit for each kind of whose direction packets come from the wire; above, those of the replies.
+        /// A bit for each kind whose flows are opened from the wire; above, for those whose replies come from there.
         const FROM_WIRE: u64 = Kind::Inbound.bit()
             | Kind::Forward.bit()
             | Kind::Mapped.bit()

@@ -115,6 +115,13 @@ fn a_flow_that_has_kept_its_port_is_at_home_in_both_directions() {
 }
 
 #[test]
+fn there_are_no_more_slots_than_numbers() {
+    for flows in [0, 1, 64, 100_000, u32::MAX / 3 * 2, u32::MAX / 3 * 2 + 1, u32::MAX / 3 * 2 + 2, u32::MAX] {
+        assert_eq!(slots(flows), flows.saturating_add(flows / 2), "{flows}");
+    }
+}
+
+#[test]
 fn few_flows_of_a_full_table_are_away_from_home() {
     const FLOWS: u32 = 100_000;
     let mut taken = vec![false; slots(FLOWS) as usize];

@@ -90,5 +90,5 @@ fn is_of(flow: &Flow, remote: Addr, port: Port, proto: u8) -> bool {
         | u64::from(flow.reply.dport.0 ^ port.0) << 32
         | u64::from(flow.proto ^ proto) << 48;
     // One question in place of four.
-    is_zero(another) & u64::from(word.generation() & 1) != 0
+    is_zero(another) & u64::from(word.is_live()) != 0
 }

@@ -79,7 +79,8 @@ fn lane<const OUT: bool>(skb: Skb) -> Lane {
         express_open::prefetch(config, &plain, &key);
     }
     // From here on there is one way for all packets, and not one for each answer.
-    let (may_open, foreseen) = (forgotten(may_open.into()) != 0, forgotten(foreseen.into()) != 0);
+    let may_open = OUT && forgotten(may_open.into()) != 0;
+    let foreseen = OUT && forgotten(foreseen.into()) != 0;
     if let Some(found) = lookup::find_fast(config, &key) {
         if foreseen {
             opener::note(skb.ifindex(), false);

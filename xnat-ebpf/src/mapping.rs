@@ -5,7 +5,7 @@
 
 use xnat_common::config::Config;
 use xnat_common::flow::{Kind, State};
-use xnat_common::mapping::{self, Class, Dependence, Endpoint, Mapping, Owner, RemoteEntry};
+use xnat_common::mapping::{self, Class, Dependence, Endpoint, Mapping, Owner};
 use xnat_common::{Addr, Flow, FlowRef, Port};
 
 use crate::lookup::{self, Found};
@@ -100,9 +100,9 @@ extern "C" fn xnat_owner_toward(remote: u32, protocol: u32, index: u32) -> u64 {
     let owner = if remote == Addr::UNSPECIFIED {
         owner_at(index)
     } else {
+        let entry = REMOTES.get_ptr(&remote_key(remote, mapping::port_at(index), protocol));
         // SAFETY: read at once.
-        let owner = |entry: *const RemoteEntry| unsafe { (&raw const (*entry).owner).read_volatile() };
-        REMOTES.get_ptr(&remote_key(remote, mapping::port_at(index), protocol)).map(owner)
+        entry.map(|entry| unsafe { (&raw const (*entry).owner).read_volatile() })
     };
     owner.unwrap_or(Owner::NONE).0
 }
@@ -188,7 +188,7 @@ impl Claimed {
     pub const ELSEWHERE: Self = Self(2);
 }
 
-/// Takes a port that nobody has for the flow's endpoint.
+/// Takes a port that nobody has for the flow's endpoint, and notes where the endpoint finds it.
 #[inline(always)]
 pub fn claim(found: &Found, goal: Goal, port: Port) -> Claimed {
     let claimed = match goal {
@@ -202,7 +202,7 @@ pub fn claim(found: &Found, goal: Goal, port: Port) -> Claimed {
     Claimed(xnat_note_moved(found.reference.to_bits(), goal as u32, port.0.into()))
 }
 
-/// As [`claim`], toward everybody.
+/// Takes the port, as [`claim`], toward everybody.
 ///
 /// A global function, which the verifier checks once by itself, and whose stack is not that of the search; so is the next.
 #[unsafe(no_mangle)]
@@ -232,7 +232,7 @@ extern "C" fn xnat_claim(reference: u64, port: u32) -> u32 {
     Claimed::YES.0
 }
 
-/// As [`claim`], toward the remote address alone.
+/// As [`xnat_claim`], toward the remote address alone.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_claim_toward(reference: u64, port: u32) -> u32 {
@@ -261,6 +261,7 @@ extern "C" fn xnat_note_moved(reference: u64, goal: u32, port: u32) -> u32 {
     if moved::enter(reference, goal, port) {
         return Claimed::YES.0;
     }
+    // Nobody else ends a flow that is being opened.
     if let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) {
         vacate(found.flow(), Goal::of(goal), Port(port as u16));
     }

@@ -87,7 +87,8 @@ extern "C" fn xnat_find_moved(address: u32, remote: u32, own: u32, proto: u32) -
     buckets.second().map_or(NONE, |second| scan(second, survey(second, place.tag), &whose, own))
 }
 
-/// Puts the entry of a flow's endpoint where it belongs, unless it has one: then, or if there is no room, [`TAKEN`].
+/// Puts the entry of a flow's endpoint where it belongs, for this port. Returns [`INSERTED`]; [`TAKEN`] if the endpoint has an
+/// entry, if there is no room, or if the flow has ended or has no ports; or [`BUSY`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_insert_moved(reference: u64, goal: u32, port: u32) -> u32 {

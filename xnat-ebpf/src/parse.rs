@@ -21,7 +21,7 @@ pub fn headers(skb: Skb) -> Step<Headers> {
     Ok(headers)
 }
 
-/// As [`headers`], in their place.
+/// As [`headers`], into `place`.
 #[inline(always)]
 pub fn read(skb: Skb, place: *mut Headers) -> Step<()> {
     Verdict::or_on(xnat_read(skb.raw(), place))

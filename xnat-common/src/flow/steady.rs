@@ -11,7 +11,7 @@ const PLACES: usize = 1 << 7;
 /// No state fits: something would have to be set that is not looked at.
 const NEVER: u64 = 1;
 
-/// Where the word is; of `protocol`, TCP is 0, UDP 1.
+/// Where the word of a [`Kind`] is; of `protocol`, TCP is 0, UDP 1.
 #[inline(always)]
 pub const fn place(kind: u8, direction: usize, side: usize, protocol: usize) -> usize {
     ((kind as usize) << 3 | direction << 2 | side << 1 | protocol) % PLACES
