@@ -12,7 +12,7 @@ use crate::lookup::{self, Found};
 use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
 use crate::stage::{self, Next};
 use crate::verdict::{Step, Verdict};
-use crate::{fragment, hygiene, kernel_flow, maps, message, open, options, parse, receive, socket, tag};
+use crate::{clock, fragment, hygiene, kernel_flow, maps, message, open, options, parse, receive, socket, tag};
 
 /// From a container.
 #[inline(always)]
@@ -61,7 +61,7 @@ extern "C" fn xnat_flow_of_container(skb: *mut __sk_buff, headers: *mut Headers,
 
 #[inline(always)]
 fn flow_of_container(skb: Skb, headers: *mut Headers, inside: u32) -> Step<Next> {
-    let (headers, now) = (&*parse::handed_over(headers)?, maps::now());
+    let (headers, now) = (&*parse::handed_over(headers)?, clock::now());
     match find(headers, Side::Inside, now) {
         Some(found) if found.flow().inside == inside || open::follow(&found, inside) => {
             Ok(Next::translate(skb, found.reference))
@@ -91,7 +91,7 @@ pub fn to_inside(skb: Skb) -> Verdict {
     }
     // Answers within a subnet of ours never reach the translation, and errors and late fragments open nothing.
     if !from_inside && !is_own(&headers) && !headers.is_later_fragment() && !headers.is_icmp_error() {
-        kernel_flow::remember(&headers, Side::Inside, maps::now());
+        kernel_flow::remember(&headers, Side::Inside, clock::now());
     }
     Verdict::PASS
 }
@@ -130,7 +130,7 @@ extern "C" fn xnat_flow_from_wire(skb: *mut __sk_buff, headers: *mut Headers) ->
 #[inline(always)]
 fn flow_from_wire(skb: Skb, headers: *mut Headers) -> Step<Next> {
     let headers = &*parse::handed_over(headers)?;
-    match find(headers, Side::Wire, maps::now()) {
+    match find(headers, Side::Wire, clock::now()) {
         Some(found) if receive::is_for_host(headers, &found) => {}
         Some(found) if receive::is_of_crossing(&found) => return Err(Verdict::drop(Counter::ConflictHeld)),
         Some(found) => return Ok(Next::translate(skb, found.reference)),
@@ -162,7 +162,7 @@ extern "C" fn xnat_flow_to_itself(skb: *mut __sk_buff, headers: *mut Headers) ->
 #[inline(always)]
 fn flow_to_itself(skb: Skb, headers: *mut Headers) -> Step<Next> {
     let headers = &*parse::handed_over(headers)?;
-    match find(headers, Side::Inside, maps::now()) {
+    match find(headers, Side::Inside, clock::now()) {
         Some(found) => Ok(Next::translate(skb, found.reference)),
         None if headers.is_later_fragment() => Err(Verdict::PASS),
         None => open::to_itself(skb),
@@ -206,7 +206,7 @@ extern "C" fn xnat_flow_at_egress(skb: *mut __sk_buff, headers: *mut Headers) ->
 
 #[inline(always)]
 fn flow_at_egress(skb: Skb, headers: *mut Headers) -> Step<Next> {
-    let (headers, now) = (&*parse::handed_over(headers)?, maps::now());
+    let (headers, now) = (&*parse::handed_over(headers)?, clock::now());
     match find(headers, Side::Inside, now) {
         Some(found) => Ok(Next::translate(skb, found.reference)),
         None if headers.is_later_fragment() && is_own(headers) => Err(Verdict::drop(Counter::FragmentUnknown)),
@@ -219,7 +219,7 @@ fn flow_at_egress(skb: Skb, headers: *mut Headers) -> Step<Next> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xnat_leave_alone(skb: *mut __sk_buff, headers: *mut Headers) -> u64 {
-    let left_alone = |headers: &mut Headers| leave_alone(Skb::from_raw(skb), headers, maps::now());
+    let left_alone = |headers: &mut Headers| leave_alone(Skb::from_raw(skb), headers, clock::now());
     Verdict::answer(parse::handed_over(headers).and_then(left_alone))
 }
 

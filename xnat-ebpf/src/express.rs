@@ -29,7 +29,7 @@ use crate::maps::{self, WATCH};
 use crate::parse::IP;
 use crate::skb::{Skb, forgotten};
 use crate::verdict::{Step, Verdict};
-use crate::{account, express_open, forward, identification, opener, rewrite, segment};
+use crate::{account, clock, express_open, forward, identification, opener, rewrite, segment};
 
 /// Where the transport header begins.
 const TRANSPORT: usize = IP + ipv4::LEN;
@@ -114,7 +114,7 @@ fn onward<const OUT: bool>(skb: Skb, config: &Config, plain: &Plain, found: &Fou
     if !steady && (plain.proto != proto::TCP || !found.flow().may_turn(found.direction(), side)) {
         return None;
     }
-    let (watch, now) = (WATCH.get(0)?, maps::now());
+    let (watch, now) = (WATCH.get(0)?, clock::now());
     if OUT {
         is_at_its_place(skb, plain, found, watch, now)?;
     }

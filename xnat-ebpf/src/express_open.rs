@@ -13,7 +13,7 @@ use crate::lookup::Found;
 use crate::maps::{self, WATCH};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{forward, hop, hygiene, index, kernel_flow, mapping, refuse, route};
+use crate::{clock, forward, hop, hygiene, index, kernel_flow, mapping, refuse, route};
 
 /// From a container, a packet that belongs to no flow. None if it goes the long way.
 #[inline(always)]
@@ -45,7 +45,7 @@ struct Asked {
 fn ask(skb: Skb) -> Option<Asked> {
     let (config, plain) = express::enter(skb)?;
     let key = FlowKey::new(plain.tuple, plain.proto, Side::Inside);
-    let (watch, now) = (WATCH.get(0)?, maps::now());
+    let (watch, now) = (WATCH.get(0)?, clock::now());
     let route = route::remembered(plain.tuple.src, plain.tuple.dst, skb.ifindex(), watch)?;
     let back = hop::remembered(route.back, watch, now)?;
     let mtu = hop::remembered(route.out, watch, now)?.mtu;

@@ -19,7 +19,7 @@ use crate::forward::{FAMILY_IPV4, PARAMETERS_LEN};
 use crate::lookup::{self, Found};
 use crate::maps::{self, HOPS, STATIONS, WATCH};
 use crate::skb::{MARK_DONE, Skb, zeroed};
-use crate::{atomic, route, verdict::Verdict};
+use crate::{atomic, clock, route, verdict::Verdict};
 
 /// A remembered hop, copied, and where it stands.
 #[derive(Clone, Copy)]
@@ -305,7 +305,7 @@ extern "C" fn xnat_enter_hop(ifindex: u32, epoch: u32, dst: u64, src: u64, limit
         dst.write(there);
         src.write(here);
         // The first packet asks; zero would be in the future for half of the time that ticks count.
-        (*hop).asked = maps::now().0.wrapping_sub(Hop::ASKING.0);
+        (*hop).asked = clock::now().0.wrapping_sub(Hop::ASKING.0);
         let name = Hop::next_name(slot, before);
         atomic::compare_and_swap32(&raw mut (*hop).name, Hop::FILLING, name);
         name

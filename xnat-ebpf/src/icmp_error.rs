@@ -20,7 +20,7 @@ use crate::parse::{self, IP, transport_offset};
 use crate::skb::{Skb, forgotten};
 use crate::stage::{self, Place};
 use crate::verdict::{Step, Verdict};
-use crate::{hygiene, identification, open, rewrite, tag};
+use crate::{clock, hygiene, identification, open, rewrite, tag};
 
 /// The IP option "no operation" (RFC 791 §3.1).
 const NOP: u8 = 1;
@@ -77,7 +77,7 @@ impl Embedded {
 #[inline(always)]
 pub fn packet(skb: Skb) -> Step<Verdict> {
     let place = stage::place(skb);
-    let reference = xnat_error_flow(skb.raw(), place as u32, maps::now().0);
+    let reference = xnat_error_flow(skb.raw(), place as u32, clock::now().0);
     if reference == NO_FLOW {
         // Damaged or not: the kernel judges an error about no flow.
         return Err(Verdict::PASS);

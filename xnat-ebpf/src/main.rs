@@ -15,6 +15,7 @@ mod atomic;
 mod bucket;
 mod claim;
 mod classify;
+mod clock;
 mod collect;
 mod datagram;
 mod express;

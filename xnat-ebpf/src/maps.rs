@@ -35,6 +35,8 @@ pub static STAGES: ProgramArray<STAGES_LEN> = ProgramArray::new();
 #[btf_map]
 pub static CURSORS: Array<Cursors, 1> = Array::new();
 #[btf_map]
+pub static CLOCK: Array<u64, 1> = Array::new();
+#[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { counter::CAPACITY as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static FLOWS: Array<Flow, SLOTS_DEFAULT, { BPF_F_MMAPABLE as usize }> = Array::new();
@@ -221,13 +223,6 @@ pub fn note_kernel_flows() {
             }
         }
     }
-}
-
-/// The time, from a clock that is read without touching the hardware (kernel 5.11, commit d05512618056).
-#[inline(always)]
-pub fn now() -> Ticks {
-    // SAFETY: the helper has no preconditions.
-    Ticks::from_ns(unsafe { aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns() })
 }
 
 /// Counts a flow that has been opened.

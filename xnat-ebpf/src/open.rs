@@ -13,7 +13,7 @@ use crate::lookup::{self, Found};
 use crate::skb::Skb;
 use crate::stage::{self, CONFLICT, Next, Place as Hook, TAGGED};
 use crate::verdict::{Step, Verdict};
-use crate::{arrive, collect, forward, hygiene, kernel_flow, maps, parse, receive, refuse, route};
+use crate::{arrive, clock, collect, forward, hygiene, kernel_flow, maps, parse, receive, refuse, route};
 
 /// What stands for "it opens a flow, which is noted" where a verdict's bits would be.
 const OPENS: u64 = u64::MAX;
@@ -75,7 +75,7 @@ fn decided(answer: u64) -> Step<Next> {
 /// nobody's business inside.
 #[inline(always)]
 pub fn noted(skb: Skb) -> Step<Next> {
-    let now = maps::now();
+    let now = clock::now();
     if stage::has(skb, CONFLICT) {
         return Err(receive::give_way(skb, stage::flow(skb), now));
     }

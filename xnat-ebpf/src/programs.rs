@@ -8,7 +8,7 @@ use crate::express::{self, Lane};
 use crate::skb::{MARK_DONE, Skb};
 use crate::stage::{self, LANE, Place, Stage};
 use crate::verdict::Verdict;
-use crate::{classify, collect, maps, socket};
+use crate::{classify, clock, collect, maps, socket};
 
 /// From the containers: at each port of the bridge, at the bridge, and at plain interfaces.
 #[classifier]
@@ -81,7 +81,7 @@ fn leaving(context: &TcContext, place: Place) -> i32 {
 #[inline(always)]
 pub fn xnat_collect(context: TcContext) -> i32 {
     match (maps::config(), Skb::new(&context).load::<u32>(0)) {
-        (Some(config), Some(first)) => collect::slice(config, first, maps::now()).0.cast_signed(),
+        (Some(config), Some(first)) => collect::slice(config, first, clock::now()).0.cast_signed(),
         _ => 0,
     }
 }

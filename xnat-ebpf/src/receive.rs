@@ -14,7 +14,7 @@ use crate::parse::{self, IP};
 use crate::skb::Skb;
 use crate::stage::{self, ANNOUNCED, Next, TAGGED};
 use crate::verdict::{Step, Verdict};
-use crate::{account, collect, fragment, icmp_error, message, open, options, port, tag as tags};
+use crate::{account, clock, collect, fragment, icmp_error, message, open, options, port, tag as tags};
 
 /// How long after a tag a conflict may be its answer.
 const CONFLICT_LIFETIME: Ticks = Ticks::from_secs(2);
@@ -90,7 +90,7 @@ fn opening(skb: Skb, config: &Config, headers: &mut Headers, tag: Tag) -> Step<N
     stage::set(skb, if announced { TAGGED | ANNOUNCED } else { TAGGED });
     let known = if headers.is_later_fragment() {
         // A router on the way has cut the packet, and the copy bit has put the tag on every piece.
-        Some(fragment::find(headers, Side::Wire, maps::now()).ok_or(Verdict::drop(Counter::FragmentUnknown))?)
+        Some(fragment::find(headers, Side::Wire, clock::now()).ok_or(Verdict::drop(Counter::FragmentUnknown))?)
     } else {
         match existing(headers, tag.destination) {
             Existing::Theirs(found) => Some(found),
@@ -212,7 +212,7 @@ fn conflict(skb: Skb, headers: &Headers, container: Addr) -> Step<Next> {
     }
     // What looked like an answer may have been a packet of the peer's flow; a connection that is established is none.
     let established = headers.proto == proto::TCP && found.state().has(State::ASSURED);
-    let just_tagged = maps::now().since(Ticks(flow.tag_time)).0 <= CONFLICT_LIFETIME.0;
+    let just_tagged = clock::now().since(Ticks(flow.tag_time)).0 <= CONFLICT_LIFETIME.0;
     if established || !just_tagged { Err(UNMATCHED) } else { Ok(Next::conflict(skb, found.reference)) }
 }
 

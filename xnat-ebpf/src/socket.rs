@@ -15,7 +15,7 @@ use xnat_common::{Addr, Port, Ticks, Tuple, host_port};
 
 use crate::maps::{self, HOST_PORTS};
 use crate::skb::{Skb, zeroed};
-use crate::{atomic, collect};
+use crate::{atomic, clock, collect};
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`.
 const LISTEN: u32 = 10;
@@ -58,7 +58,7 @@ pub fn bound(socket: *mut bpf_sock, receives: impl Fn(Addr) -> bool) {
     let (protocol, port) =
         unsafe { ((&raw const (*socket).protocol).read_volatile(), (&raw const (*socket).src_port).read_volatile()) };
     if receives(config.address) {
-        stamp_port(protocol as u8, Port::new(port as u16), maps::now());
+        stamp_port(protocol as u8, Port::new(port as u16), clock::now());
     }
 }
 

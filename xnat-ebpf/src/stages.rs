@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 
 use crate::skb::Skb;
 use crate::stage::{self, LANE, Next, Place, Stage};
-use crate::{classify, express_open, fragment, icmp_error, maps, open, parse, translate};
+use crate::{classify, clock, express_open, fragment, icmp_error, open, parse, translate};
 
 /// Whose a packet is, and what it opens.
 #[classifier]
@@ -61,6 +61,6 @@ pub fn xnat_fragment(context: TcContext) -> i32 {
         return fragment::settle(skb, stage::datagram(skb), fate).finish();
     }
     let step = parse::headers(skb)
-        .and_then(|headers| Ok(Next::arrived(skb, fragment::arrive(skb, &headers, maps::now())?, &headers)));
+        .and_then(|headers| Ok(Next::arrived(skb, fragment::arrive(skb, &headers, clock::now())?, &headers)));
     Next::of(step).go(&context)
 }

@@ -16,7 +16,7 @@ use crate::lookup::{self, Found};
 use crate::skb::{MARK_KERNEL, Skb};
 use crate::stage::{self, Place};
 use crate::verdict::{Step, Verdict};
-use crate::{account, fragment, hop, identification, mapping, maps, open, parse, rewrite, tag};
+use crate::{account, clock, fragment, hop, identification, mapping, maps, open, parse, rewrite, tag};
 
 /// Where a packet goes once it is translated: the number of an interface inside, or one of these.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Way {
 /// A packet of the flow that it has been found to be of.
 #[inline(always)]
 pub fn packet(skb: Skb) -> Step<Verdict> {
-    let (config, now) = (maps::config().ok_or(Verdict::PASS)?, maps::now());
+    let (config, now) = (maps::config().ok_or(Verdict::PASS)?, clock::now());
     let mut headers = Headers::default();
     parse::read(skb, &raw mut headers)?;
     headers.datagram = stage::datagram(skb);
