@@ -128,7 +128,7 @@ extern "C" fn xnat_embedded_fragment(skb: *mut __sk_buff, ip: u32, now: u32) -> 
     let Some(sent) = (unsafe { SENT.get(&key) }) else {
         return NOTHING;
     };
-    if now.wrapping_sub(sent.time) > LIFETIME.0 {
+    if Ticks(now).since(Ticks(sent.time)).0 > LIFETIME.0 {
         return NOTHING;
     }
     let (inside_id, flow) = (sent.id, sent.flow);

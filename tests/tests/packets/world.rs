@@ -465,7 +465,7 @@ impl World {
     }
 }
 
-/// The clock that the programs read.
+/// The clock that the programs read, who may be a jiffy behind.
 pub fn now() -> Ticks {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
     let (seconds, nanoseconds) = (time.tv_sec().cast_unsigned(), time.tv_nsec().cast_unsigned());
