@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use xnat_common::flow::{State, Word};
 use xnat_common::packet::proto;
+use xnat_common::time::Noted;
 use xnat_common::timeout::Timeouts;
 use xnat_common::{Direction, Flow, FlowRef, Ticks};
 
@@ -71,4 +72,25 @@ fn generations_go_round() {
     assert!(last.is_live());
     assert_eq!(last.next(Ticks(6)), Word::new(0, Ticks(6)));
     assert!(!last.next(Ticks(6)).is_live());
+}
+
+#[test]
+fn a_noted_time_holds_for_its_jiffy() {
+    for jiffy in [0, 1, u32::MAX] {
+        let noted = Noted::new(jiffy, Ticks(1000));
+        assert_eq!(noted.at(jiffy), Some(Ticks(1000)));
+        assert_eq!((noted.at(jiffy.wrapping_add(1)), noted.at(jiffy.wrapping_sub(1))), (None, None), "{jiffy}");
+        assert_eq!(Noted(0).at(jiffy), None, "nobody has asked yet");
+    }
+}
+
+#[test]
+fn a_later_answer_of_another_processor_stays() {
+    let noted = Noted::new(7, Ticks(1000));
+    for (asked, now) in [(999, 1000), (998, 1000), (1000, 1000), (1001, 1001), (5000, 5000)] {
+        assert_eq!(noted.or_later(Ticks(asked)), Ticks(now), "{asked}");
+    }
+    assert_eq!(noted.or_later(Ticks(997)), Ticks(997), "so far ahead is nobody: that is from before the last wrap");
+    assert_eq!(Noted::new(7, Ticks(1)).or_later(Ticks(u32::MAX)), Ticks(1), "across the wrap");
+    assert_eq!(Noted(0).or_later(Ticks(u32::MAX)), Ticks(u32::MAX), "nobody has asked yet");
 }

@@ -26,8 +26,7 @@ pub fn find(endpoint: &Endpoint) -> Option<Port> {
     if !maps::has_moved() {
         return None;
     }
-    let port =
-        xnat_find_moved(endpoint.address.0, endpoint.remote.0, number(endpoint, endpoint.port)?, endpoint.proto.into());
+    let port = xnat_find_moved(endpoint.address.0, endpoint.remote.0, number(endpoint)?, endpoint.proto.into());
     (port != NONE).then(|| port_at(port))
 }
 
@@ -56,16 +55,17 @@ pub fn forget(endpoint: &Endpoint, port: Port) {
     }
 }
 
-/// The number of a port of an endpoint's protocol.
+/// The number of an endpoint's own port.
 #[inline(always)]
-fn number(endpoint: &Endpoint, port: Port) -> Option<u32> {
-    Some(mapping::index(Class::of(endpoint.proto)?, port))
+fn number(endpoint: &Endpoint) -> Option<u32> {
+    Some(mapping::index(Class::of(endpoint.proto)?, endpoint.port))
 }
 
 #[inline(always)]
 fn take_out(endpoint: &Endpoint, port: Port) -> Option<bool> {
-    let (own, port) = (number(endpoint, endpoint.port)?, number(endpoint, port)?);
-    Some(index::remove_entry(moved(endpoint.address, endpoint.remote, own), Entry::moving(0, port)))
+    let own = number(endpoint)?;
+    let entry = Entry::moving(0, mapping::index_beside(own, port));
+    Some(index::remove_entry(moved(endpoint.address, endpoint.remote, own), entry))
 }
 
 /// The port that the endpoint with this address and port has toward a remote address, or toward everybody, if that is
@@ -96,7 +96,7 @@ extern "C" fn xnat_insert_moved(reference: u64, goal: u32, port: u32) -> u32 {
         return TAKEN;
     };
     let whose = endpoint(found.flow(), Goal::of(goal));
-    let Some(own) = number(&whose, whose.port) else {
+    let Some(own) = number(&whose) else {
         return TAKEN;
     };
     // One way on for all classes.
