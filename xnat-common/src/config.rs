@@ -68,6 +68,8 @@ impl Config {
     /// Ports are stamped in the moment in which the host's sockets are bound to them, so that nobody need be asked about
     /// one that has no stamp while a daemon runs.
     pub const BINDS_STAMPED: u32 = 16;
+    /// Which way a packet takes may depend on its DSCP or its mark: no next hop is remembered.
+    pub const ROUTES_BY_PACKET: u32 = 32;
 
     /// Slots of the flow table.
     #[inline(always)]

@@ -19,6 +19,7 @@ pub mod hygiene;
 pub mod index;
 pub mod kernel_flow;
 pub mod mapping;
+pub mod mark;
 pub mod names;
 pub mod packet;
 pub mod port;

@@ -3,13 +3,14 @@
 use aya_ebpf::bindings::__sk_buff;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
+use xnat_common::mark;
 use xnat_common::packet::{Headers, proto};
 use xnat_common::subnet::Subnet;
 use xnat_common::tcp::flags;
 use xnat_common::{FlowKey, Side, Ticks};
 
 use crate::lookup::{self, Found};
-use crate::skb::{MARK_ANNOUNCE, MARK_DONE, MARK_KERNEL, Skb};
+use crate::skb::Skb;
 use crate::stage::{self, Next};
 use crate::verdict::{Step, Verdict};
 use crate::{clock, fragment, hygiene, kernel_flow, maps, message, open, options, parse, receive, socket, tag};
@@ -75,7 +76,7 @@ fn flow_of_container(skb: Skb, headers: *mut Headers, inside: u32) -> Step<Next>
 /// What the kernel sends to containers.
 #[inline(always)]
 pub fn to_inside(skb: Skb) -> Verdict {
-    if skb.mark() == MARK_DONE || skb.mark() == MARK_KERNEL {
+    if skb.mark() == mark::DONE || skb.mark() == mark::KERNEL {
         skb.set_mark(0);
         return Verdict::PASS;
     }
@@ -173,7 +174,7 @@ fn flow_to_itself(skb: Skb, headers: *mut Headers) -> Step<Next> {
 #[inline(always)]
 pub fn to_wire(skb: Skb) -> Step<Next> {
     let config = maps::config().ok_or(Verdict::PASS)?;
-    if skb.mark() == MARK_ANNOUNCE {
+    if skb.mark() == mark::ANNOUNCE {
         return Err(message::announce(skb, config));
     }
     // Nobody outside has anything forwarded to the outside or to a peer, nor translated.

@@ -9,12 +9,13 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
+use xnat_common::mark;
 use xnat_common::packet::{Headers, proto, tcp_header, udp_header};
 
 use crate::claim::Opening;
 use crate::maps;
 use crate::open::Place;
-use crate::skb::{MARK_DONE, Skb, zeroed};
+use crate::skb::{Skb, zeroed};
 use crate::verdict::{Step, Verdict};
 
 /// Length of the parameters of the route look-up in bytes.
@@ -91,14 +92,14 @@ fn tcp_header_len(skb: Skb, headers: &Headers) -> u32 {
 /// Sends a translated packet out of the uplink.
 #[inline(always)]
 pub fn to_uplink(skb: Skb, config: &Config) -> Verdict {
-    skb.set_mark(MARK_DONE);
+    skb.set_mark(mark::DONE);
     Skb::redirect_neighbour(config.uplink)
 }
 
 /// Sends a translated packet to the containers.
 #[inline(always)]
 pub fn to_inside(skb: Skb, inside: u32) -> Verdict {
-    skb.set_mark(MARK_DONE);
+    skb.set_mark(mark::DONE);
     Skb::redirect_neighbour(inside)
 }
 
@@ -108,7 +109,7 @@ pub fn to_inside(skb: Skb, inside: u32) -> Verdict {
 pub fn to_loopback(skb: Skb) -> Verdict {
     // At a bridge's port the frame was for another host, the bridge, and nothing on the way to here corrects that.
     skb.set_for_us();
-    skb.set_mark(MARK_DONE);
+    skb.set_mark(mark::DONE);
     Skb::redirect_neighbour(LOOPBACK)
 }
 

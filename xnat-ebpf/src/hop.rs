@@ -9,16 +9,18 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_ANY, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use xnat_common::config::Config;
 use xnat_common::flow::Kind;
 use xnat_common::hop::{Hop, Remembered, Station, StationKey, Watch};
+use xnat_common::mark;
 use xnat_common::packet::ethernet;
 use xnat_common::subnet::Inside;
-use xnat_common::{Addr, Direction, FlowRef, Side, Ticks};
+use xnat_common::{Direction, FlowRef, Side, Ticks, Tuple};
 
 use crate::forward::{FAMILY_IPV4, PARAMETERS_LEN};
 use crate::lookup::{self, Found};
 use crate::maps::{self, HOPS, STATIONS, WATCH};
-use crate::skb::{MARK_DONE, Skb, zeroed};
+use crate::skb::{Skb, zeroed};
 use crate::{atomic, clock, route, verdict::Verdict};
 
 /// A remembered hop, copied, and where it stands.
@@ -112,7 +114,7 @@ impl Way {
     #[inline(always)]
     pub fn go(&self, skb: Skb, to_uplink: bool) -> Option<Verdict> {
         if to_uplink || self.flags & Hop::HOOKED != 0 {
-            skb.set_mark(MARK_DONE);
+            skb.set_mark(mark::DONE);
         }
         let frame = skb.at::<[u8; ethernet::LEN]>(0)?.cast::<u8>();
         // SAFETY: twelve bytes from `frame` on are in bounds.
@@ -183,16 +185,20 @@ pub extern "C" fn xnat_learn(skb: *mut __sk_buff, reference: u64, side: u32, now
         return 0;
     };
     let (epoch, direction) = (watch.epoch, found.direction());
+    if config.flags & Config::ROUTES_BY_PACKET != 0 {
+        for direction in [direction, direction.opposite()] {
+            set_name(&found, direction, Remembered::nothing(now));
+        }
+        return 1;
+    }
     let inside = found.flow().inside;
     if side == Side::Inside as u32 {
-        let to = found.flow().translated(direction).dst;
-        let name = ask(skb, to, config.uplink).map_or(0, |(dst, src)| {
+        let name = ask(skb, &found, direction, config.uplink).map_or(0, |(dst, src)| {
             xnat_enter_hop(config.uplink, epoch, dst.0, src.0, limits(config.uplink_mtu, true))
         });
         set_name(&found, direction, Remembered::or_nothing(name, now));
-        let container = found.flow().translated(direction.opposite()).dst;
         let port = skb.ifindex();
-        let name = match ask(skb, container, inside) {
+        let name = match ask(skb, &found, direction.opposite(), inside) {
             Some((dst, src)) if is_from(skb, dst) => {
                 if station(inside, dst, epoch) != Some(port) {
                     let key = StationKey { bridge: inside, mac: dst.octets(), zero: 0 };
@@ -205,8 +211,7 @@ pub extern "C" fn xnat_learn(skb: *mut __sk_buff, reference: u64, side: u32, now
         set_name(&found, direction.opposite(), Remembered::or_nothing(name, now));
         return 1;
     }
-    let container = found.flow().translated(direction).dst;
-    let name = match ask(skb, container, inside) {
+    let name = match ask(skb, &found, direction, inside) {
         Some((dst, src)) => match station(inside, dst, epoch) {
             Some(port) => at_port(port, inside, epoch, dst, src),
             None => 0,
@@ -254,16 +259,20 @@ fn is_from(skb: Skb, mac: Mac) -> bool {
     unsafe { Mac::read(frame.cast::<u8>().add(6)) == mac }
 }
 
-/// The MAC addresses, the neighbour's and this host's, of a packet to `to` that leaves through an interface: as
-/// `bpf_redirect_neigh` would find them, which looks up routes in the same way.
+/// The MAC addresses, the neighbour's and this host's, of a flow's packets of `direction` that leave through an interface:
+/// as `bpf_redirect_neigh` finds them, which asks for a route by addresses, protocol, DSCP and mark
+/// (`__bpf_redirect_neigh_v4`). Where a rule looks at one of the latter two nothing is learnt.
 #[inline(always)]
-fn ask(skb: Skb, to: Addr, ifindex: u32) -> Option<(Mac, Mac)> {
+fn ask(skb: Skb, found: &Found, direction: Direction, ifindex: u32) -> Option<(Mac, Mac)> {
+    let Tuple { src, dst, .. } = found.flow().translated(direction);
     let mut place = MaybeUninit::<FibLookup>::uninit();
     // SAFETY: a plain C structure for which all zeroes are valid.
     let parameters = unsafe { zeroed(&mut place) };
     parameters.family = FAMILY_IPV4;
+    parameters.l4_protocol = found.flow().proto;
     parameters.ifindex = ifindex;
-    parameters.__bindgen_anon_4.ipv4_dst = to.0;
+    parameters.__bindgen_anon_3.ipv4_src = src.0;
+    parameters.__bindgen_anon_4.ipv4_dst = dst.0;
     // SAFETY: the structure is as long as said.
     let result =
         unsafe { bpf_fib_lookup(skb.raw().cast(), &raw mut *parameters, PARAMETERS_LEN, BPF_FIB_LOOKUP_OUTPUT) };

@@ -3,13 +3,14 @@
 use xnat_common::checksum;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
+use xnat_common::mark;
 use xnat_common::packet::{Headers, icmp_header, ipv4, proto, tcp_header, udp_header};
 use xnat_common::tag::{Kind, Tag};
 use xnat_common::translate::transport_checksum;
 use xnat_common::{FlowKey, Side};
 
 use crate::parse::{self, IP, transport_offset};
-use crate::skb::{MARK_DONE, Skb};
+use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{forward, lookup, tag};
 
@@ -38,7 +39,7 @@ pub fn send_back(skb: Skb, config: &Config, headers: &Headers, tag: Tag) -> Step
     let swapped = Headers { tuple: headers.tuple.reversed(), ..*headers };
     header_only(skb, &swapped)?;
     tag::insert(skb, tag)?;
-    skb.set_mark(MARK_DONE);
+    skb.set_mark(mark::DONE);
     Ok(Skb::redirect(config.uplink))
 }
 

@@ -3,9 +3,10 @@
 use aya_ebpf::macros::{cgroup_sock, classifier};
 use aya_ebpf::programs::{SockContext, TcContext};
 use xnat_common::host_port;
+use xnat_common::mark;
 
 use crate::express::{self, Lane};
-use crate::skb::{MARK_DONE, Skb};
+use crate::skb::Skb;
 use crate::stage::{self, LANE, Place, Stage};
 use crate::verdict::Verdict;
 use crate::{classify, clock, collect, maps, socket};
@@ -67,7 +68,7 @@ pub fn xnat_loopback_out(context: TcContext) -> i32 {
 #[inline(always)]
 fn leaving(context: &TcContext, place: Place) -> i32 {
     let skb = Skb::new(context);
-    if skb.mark() == MARK_DONE {
+    if skb.mark() == mark::DONE {
         skb.set_mark(0);
         return Verdict::PASS.finish();
     }

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use xnat_common::checksum;
 use xnat_common::counter::Counter;
+use xnat_common::mark;
 use xnat_common::packet::{Headers, ethernet, icmp_header, ipv4, proto, tcp_header, udp_header};
 use xnat_common::translate::transport_checksum;
 use xnat_common::{Addr, Ticks};
@@ -10,7 +11,7 @@ use xnat_common::{Addr, Ticks};
 use crate::maps::{self, CURSORS};
 use crate::message::holds_pseudo_sum;
 use crate::parse::IP;
-use crate::skb::{MARK_DONE, Skb};
+use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 use crate::{atomic, forward};
 
@@ -119,7 +120,7 @@ fn make_error(skb: Skb, source: Addr, ip_len: usize, protocol: u8) -> Step<()> {
     outer = [first, total.to_be(), 0, 0, ttl_proto, sum, src_a, src_b, src0, src1];
     skb.store(IP, outer)?;
     // What has become of the packet is this host's, and nobody's of another mark.
-    skb.set_mark(MARK_DONE);
+    skb.set_mark(mark::DONE);
     skb.store(ethernet::TYPE, ethernet::IPV4.to_be())
 }
 

@@ -4,6 +4,7 @@ use xnat_common::checksum;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Kind, State};
+use xnat_common::mark;
 use xnat_common::packet::{Headers, ipv4, proto};
 use xnat_common::subnet::Peer;
 use xnat_common::tag::{self, Tag};
@@ -12,7 +13,7 @@ use xnat_common::{Addr, Direction, Ticks, tcp};
 use crate::lookup::Found;
 use crate::maps::{self, count};
 use crate::parse::IP;
-use crate::skb::{MARK_ANNOUNCE, Skb};
+use crate::skb::Skb;
 use crate::verdict::{Step, Verdict};
 
 /// How the peer learns of the flow from a packet, as a number that global functions can hand on.
@@ -59,7 +60,7 @@ pub fn carry_out(skb: Skb, config: &Config, found: &Found, plan: Plan, now: Tick
         return insert(skb, tag);
     }
     count(Counter::AnnouncesSent);
-    skb.set_mark(MARK_ANNOUNCE);
+    skb.set_mark(mark::ANNOUNCE);
     let sent = skb.send_copy(config.uplink);
     skb.set_mark(0);
     sent

@@ -7,13 +7,14 @@ use aya_ebpf::bindings::__sk_buff;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::{Direction, Kind, State};
+use xnat_common::mark;
 use xnat_common::packet::{Headers, proto};
 use xnat_common::tcp::flags;
 use xnat_common::{Addr, FlowRef, Port, Side, Ticks, Tuple};
 
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
-use crate::skb::{MARK_KERNEL, Skb};
+use crate::skb::Skb;
 use crate::stage::{self, Place};
 use crate::verdict::{Step, Verdict};
 use crate::{account, clock, fragment, hop, identification, mapping, maps, open, parse, rewrite, tag};
@@ -51,7 +52,7 @@ impl Way {
             Self::UPLINK => forward::to_uplink(skb, config),
             Self::LOOPBACK => forward::to_loopback(skb),
             Self::KERNEL => {
-                skb.set_mark(MARK_KERNEL);
+                skb.set_mark(mark::KERNEL);
                 Verdict::PASS
             }
             Self(inside) => forward::to_inside(skb, inside),
@@ -327,7 +328,7 @@ fn enter(skb: Skb, headers: *mut Headers, reference: FlowRef, now: Ticks) -> Ste
             // The kernel answers with time exceeded or fragmentation needed in terms of the container's address, and the
             // uplink's egress hook translates that answer. If it forwards fragments instead, the mark stays on them.
             give(skb, headers, to, Ttl::Keep)?;
-            skb.set_mark(MARK_KERNEL);
+            skb.set_mark(mark::KERNEL);
             Err(Verdict::PASS)
         }
         inside => {

@@ -9,6 +9,7 @@ use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::flow::State;
 use xnat_common::fragment::FragmentKey;
+use xnat_common::mark;
 use xnat_common::packet::proto;
 use xnat_common::{Addr, Direction, Flow, FlowKey, Kind, Port, Side, Ticks, Tuple, tcp};
 use xnat_tests::packet as judge;
@@ -24,10 +25,6 @@ pub const PASS: i32 = -1;
 pub const SHOT: i32 = 2;
 /// `TC_ACT_REDIRECT`: the packet goes where a helper has said.
 pub const REDIRECT: i32 = 7;
-/// The mark of packets that the dataplane has finished.
-pub const MARK_DONE: u32 = 0x786e_6174;
-/// The mark of packets that were translated and left to the kernel.
-pub const MARK_KERNEL: u32 = 0x786e_616b;
 
 /// A row.
 pub struct Fixture {
@@ -274,8 +271,8 @@ impl Fixture {
         let (action, packet, mark) = match &self.fate {
             Fate::Pass => (PASS, Some(&self.packet), 0),
             Fate::PassAs(packet) => (PASS, Some(packet), 0),
-            Fate::PassFinished(packet) => (PASS, Some(packet), MARK_KERNEL),
-            Fate::Redirect(packet) | Fate::SentBack(packet) => (REDIRECT, Some(packet), MARK_DONE),
+            Fate::PassFinished(packet) => (PASS, Some(packet), mark::KERNEL),
+            Fate::Redirect(packet) | Fate::SentBack(packet) => (REDIRECT, Some(packet), mark::DONE),
             Fate::Gone => (SHOT, None, 0),
         };
         if outcome.action != action {

@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use xnat_common::counter::Counter;
 use xnat_common::flow::State;
 use xnat_common::mapping::Class;
+use xnat_common::mark;
 use xnat_common::packet::proto;
 use xnat_common::{Addr, Kind};
 use xnat_tests::packet::{ACK, PSH, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, NODE3, OUTSIDE};
 
-use crate::fixture::{Given, MARK_KERNEL, PASS, REDIRECT, SHOT, packets};
+use crate::fixture::{Given, PASS, REDIRECT, SHOT, packets};
 use crate::packet::{End, Packet, echo, other, tcp, udp};
 use crate::world::Hook::{InsideIn, UplinkIn};
 use crate::world::{INSIDE, World};
@@ -75,12 +76,12 @@ fn datagrams_through_a_forward() {
 fn what_the_kernel_must_answer_goes_to_the_kernel_translated() {
     let mut world = world();
     let outcome = world.run(UplinkIn, &udp(CLIENT, PUBLIC).ttl(1), false).expect("a run");
-    assert_eq!((outcome.action, outcome.mark), (PASS, MARK_KERNEL));
+    assert_eq!((outcome.action, outcome.mark), (PASS, mark::KERNEL));
     assert_eq!(outcome.frame, udp(CLIENT, SERVER).ttl(1).frame(UplinkIn.macs()));
     assert_eq!(world.count(Counter::ToKernelTtl), 1);
     world.set_inside_mtu(1280);
     let outcome = world.run(UplinkIn, &udp(CLIENT, PUBLIC).carrying(1300), false).expect("a run");
-    assert_eq!((outcome.action, outcome.mark), (PASS, MARK_KERNEL));
+    assert_eq!((outcome.action, outcome.mark), (PASS, mark::KERNEL));
     assert_eq!(outcome.frame, udp(CLIENT, SERVER).carrying(1300).frame(UplinkIn.macs()));
     assert_eq!(world.count(Counter::ToKernelMtu), 1);
 }

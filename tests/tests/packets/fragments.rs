@@ -7,6 +7,7 @@ use xnat_common::counter::Counter::{
     FlowsOpened, FragmentOverlap, FragmentUnknown, FragmentsHeld, Malformed, MappingsOpened,
 };
 use xnat_common::fragment::{DATAGRAMS_A_SOURCE, HELD_A_SOURCE};
+use xnat_common::mark;
 use xnat_common::packet::proto;
 use xnat_common::{Direction, Side};
 use xnat_tests::packet::SYN;
@@ -15,7 +16,7 @@ use xnat_tests::wait;
 
 use crate::fixture::Fate::{Gone, Pass, PassAs, Redirect};
 use crate::fixture::Given::{FirstFragment, Known};
-use crate::fixture::{Fixture, MARK_DONE, PASS, REDIRECT, SHOT, datagram, inbound, outside, packets, run, tally};
+use crate::fixture::{Fixture, PASS, REDIRECT, SHOT, datagram, inbound, outside, packets, run, tally};
 use crate::packet::{Packet, Tag, echo, tcp, udp};
 use crate::world::Hook::{self, InsideIn, UplinkIn, UplinkOut};
 use crate::world::World;
@@ -352,7 +353,7 @@ fn a_first_fragment_is_what_it_was_after_it_has_brought_the_others() {
         }
         let outcome = world.run(InsideIn, &whole(from, SERVER).fragment(0, 1480), summed).expect("a run");
         let expected = whole(to, SERVER).fragment(0, 1480).ttl(63).frame(InsideIn.macs());
-        assert_eq!((outcome.action, outcome.mark), (REDIRECT, MARK_DONE));
+        assert_eq!((outcome.action, outcome.mark), (REDIRECT, mark::DONE));
         assert_eq!(outcome.frame, expected, "summed {summed}");
         // The others come by the hook on their own.
         wait::until_true("all three have been translated", wait::SOON, || packets(&world.flow()) == [3, 0]);

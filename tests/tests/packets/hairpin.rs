@@ -4,12 +4,13 @@ use std::net::Ipv4Addr;
 
 use xnat_common::counter::Counter;
 use xnat_common::mapping::Class;
+use xnat_common::mark;
 use xnat_common::packet::proto;
 use xnat_common::{FlowKey, Kind, Side};
 use xnat_tests::packet::{ACK, PSH, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, NODE1};
 
-use crate::fixture::{Given, MARK_DONE, PASS, REDIRECT, SHOT, packets, tuple};
+use crate::fixture::{Given, PASS, REDIRECT, SHOT, packets, tuple};
 use crate::packet::{End, Packet, tcp, udp};
 use crate::world::Hook::{InsideIn, InsideOut, LoopbackOut, UplinkIn};
 use crate::world::{GATEWAY, INSIDE, World};
@@ -32,7 +33,7 @@ fn forwarded() -> World {
 #[track_caller]
 fn expect_as(world: &mut World, packet: &Packet, delivered: &Packet) {
     let outcome = world.run(InsideIn, packet, false).expect("a run");
-    assert_eq!((outcome.action, outcome.mark), (REDIRECT, MARK_DONE), "{:?}", world.counters());
+    assert_eq!((outcome.action, outcome.mark), (REDIRECT, mark::DONE), "{:?}", world.counters());
     assert_eq!(outcome.frame, delivered.frame(InsideIn.macs()));
     assert_eq!(world.damage(), None);
 }
@@ -183,7 +184,7 @@ fn nothing_goes_round_twice() {
     assert_eq!(outcome.frame, delivered.frame(InsideOut.macs()));
 
     // The same, at the loopback interface.
-    let outcome = world.run(LoopbackOut, &udp((NODE1, 9), PUBLIC).marked(MARK_DONE), false).expect("a run");
+    let outcome = world.run(LoopbackOut, &udp((NODE1, 9), PUBLIC).marked(mark::DONE), false).expect("a run");
     assert_eq!((outcome.action, outcome.mark), (PASS, 0));
 
     // A forward to this host itself leads nowhere else.
@@ -207,7 +208,7 @@ fn this_host_reaches_a_container_through_a_forward() {
         for make in [udp as fn(End, End) -> Packet, |src, dst| tcp(src, dst, SYN)] {
             let port = source.1;
             let outcome = world.run(LoopbackOut, &make(source, PUBLIC), false).expect("a run");
-            assert_eq!((outcome.action, outcome.mark), (REDIRECT, MARK_DONE));
+            assert_eq!((outcome.action, outcome.mark), (REDIRECT, mark::DONE));
             assert_eq!(outcome.frame, make((NODE1, port), SERVER).frame(LoopbackOut.macs()));
             assert_eq!(world.damage(), None);
             expect_as(&mut world, &make(SERVER, (NODE1, port)), &make(PUBLIC, source));

@@ -3,6 +3,8 @@
 use std::io;
 
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::hop::{Hop, Route, Station, StationKey, Watch};
@@ -19,6 +21,13 @@ use crate::world::{INSIDE, World, now};
 
 /// The epoch in which the lane is opened.
 pub const EPOCH: u32 = 1;
+
+/// Keeps the calling thread where it is: what a processor has learnt of openings another one does not know.
+pub fn stay_on_this_processor() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().expect("a processor")).expect("a processor");
+    sched_setaffinity(Pid::from_raw(0), &here).expect("staying on it");
+}
 
 impl World {
     /// Lets packets of established flows take the express lane: somebody watches the network, and the inside interface

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use socket2::Type;
 use xnat_common::counter::Counter;
+use xnat_common::mark;
 use xnat_common::packet::proto;
 use xnat_common::tcp::State as Tcp;
 use xnat_common::{Flow, Port};
@@ -12,7 +13,7 @@ use xnat_tests::packet::{ACK, RST, SYN};
 use xnat_tests::topology::{ANYWHERE, N1, NODE1, OUTSIDE};
 use xnat_tests::wait::{self, SOON};
 
-use crate::fixture::{Given, MARK_DONE, REDIRECT, SHOT, outside};
+use crate::fixture::{Given, REDIRECT, SHOT, outside};
 use crate::packet::{End, Packet, echo, icmp, icmp_error, other, tcp, udp};
 use crate::wire::{Offload, host, partial};
 use crate::world::Hook::{InsideIn, InsideOut, UplinkIn};
@@ -59,7 +60,7 @@ fn refusal(packet: &Packet, source: Ipv4Addr, octets: usize) -> Packet {
 fn expect_refused(world: &mut World, packet: &Packet, source: Ipv4Addr, octets: usize, counter: Counter) {
     let (before, told) = (world.count(counter), world.count(Counter::Refusals));
     let outcome = world.run(InsideIn, packet, false).expect("a run");
-    assert_eq!((outcome.action, outcome.mark), (REDIRECT, MARK_DONE), "{:?}", world.counters());
+    assert_eq!((outcome.action, outcome.mark), (REDIRECT, mark::DONE), "{:?}", world.counters());
     assert_eq!(outcome.frame, refusal(packet, source, octets).frame(InsideIn.macs()));
     assert_eq!((world.count(counter), world.count(Counter::Refusals)), (before + 1, told + 1));
     assert_eq!(world.damage(), None, "nothing is left of the attempt");

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use xnat_common::config::Config;
 use xnat_common::counter::Counter::{FlowReleased, FlowsOpened, KernelFlows, Malformed, MappingsOpened};
+use xnat_common::mark;
 use xnat_common::packet::proto;
 use xnat_common::{FlowKey, Side};
 use xnat_tests::packet::{ACK, PSH, RST, SYN};
@@ -11,7 +12,7 @@ use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, OUTSIDE};
 
 use crate::fixture::Fate::{Gone, Pass, Redirect};
 use crate::fixture::Given::{Configured, Kernels, Known};
-use crate::fixture::{Fixture, MARK_DONE, inbound, outside, run, tuple};
+use crate::fixture::{Fixture, inbound, outside, run, tuple};
 use crate::packet::{Packet, echo, echo_reply, frame, icmp, other, tcp, udp};
 use crate::world::GATEWAY;
 use crate::world::Hook::{self, InsideIn, InsideOut, UplinkIn, UplinkOut};
@@ -110,9 +111,9 @@ fn nothing_happens_before_there_is_a_configuration() {
 #[test]
 fn what_is_finished_passes_once() {
     run([
-        pass("to the wire", UplinkOut, tcp(MASQUERADED, SERVER, SYN).marked(MARK_DONE)),
-        pass("to the wire, whatever it looks like", UplinkOut, tcp(CONTAINER, SERVER, ACK).marked(MARK_DONE)),
-        pass("to a container", InsideOut, tcp(SERVER, CONTAINER, ACK).marked(MARK_DONE)),
+        pass("to the wire", UplinkOut, tcp(MASQUERADED, SERVER, SYN).marked(mark::DONE)),
+        pass("to the wire, whatever it looks like", UplinkOut, tcp(CONTAINER, SERVER, ACK).marked(mark::DONE)),
+        pass("to a container", InsideOut, tcp(SERVER, CONTAINER, ACK).marked(mark::DONE)),
     ]);
 }
 

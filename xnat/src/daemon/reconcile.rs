@@ -150,7 +150,8 @@ impl Daemon {
         let settled = self.settings.dataplane(self.seed, uplink.index, uplink.mtu, self.plan.address);
         let found = [
             (!self.forwards.is_empty(), Config::FORWARDS),
-            (self.there.routes_by_port, Config::ROUTES_BY_PORT),
+            (self.there.routes_look_at.ports, Config::ROUTES_BY_PORT),
+            (self.there.routes_look_at.each_packet, Config::ROUTES_BY_PACKET),
             (self.binds.is_some() && self.stamped == Some(self.plan.address), Config::BINDS_STAMPED),
         ];
         let flags = found.iter().filter(|(is_so, _)| *is_so).fold(settled.flags, |flags, (_, flag)| flags | flag);

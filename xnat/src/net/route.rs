@@ -52,6 +52,44 @@ impl Route {
     }
 }
 
+/// What the choice of a packet's route looks at, beyond its addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beyond {
+    /// Its ports, or its transport protocol.
+    pub(crate) ports: bool,
+    /// What may be another for each packet of a flow: DSCP, or the mark.
+    pub(crate) each_packet: bool,
+}
+
+impl Beyond {
+    const ALL: Self = Self { ports: true, each_packet: true };
+
+    /// Both together.
+    pub(crate) const fn or(self, other: Self) -> Self {
+        Self { ports: self.ports || other.ports, each_packet: self.each_packet || other.each_packet }
+    }
+
+    /// What a rule looks at. What this build does not know (DSCP as an attribute, Linux 6.13) may be anything.
+    fn of(rule: &RuleMessage) -> Self {
+        let (mut wanted, mut mask, mut beyond) = (0, 0, Self::default());
+        for attribute in &rule.attributes {
+            match attribute {
+                RuleAttribute::IpProtocol(_)
+                | RuleAttribute::SourcePortRange(_)
+                | RuleAttribute::DestinationPortRange(_) => beyond.ports = true,
+                RuleAttribute::FwMark(it) => wanted = *it,
+                RuleAttribute::FwMask(it) => mask = *it,
+                RuleAttribute::Other(_) => beyond = Self::ALL,
+                _ => {}
+            }
+        }
+        // A route is asked for without a mark, and packets have one. Most rules make no difference between these.
+        let takes = |mark: u32| (mark ^ wanted) & mask == 0;
+        beyond.each_packet |= rule.header.tos != 0 || takes(0) != takes(xnat_common::mark::DONE);
+        beyond
+    }
+}
+
 impl Netlink {
     /// The way to an address; none when there is no route.
     pub(crate) async fn way_to(&self, address: Ipv4Addr) -> Result<Option<Way>, NetError> {
@@ -88,20 +126,10 @@ impl Netlink {
         Ok(messages.iter().filter_map(read_route).collect())
     }
 
-    /// Whether a rule of policy routing asks for ports or for the transport protocol. Rules that cannot be listed may.
-    pub(crate) async fn rules_look_at_ports(&self) -> bool {
-        let asks = |rule: &RuleMessage| {
-            rule.attributes.iter().any(|attribute| {
-                matches!(
-                    attribute,
-                    RuleAttribute::IpProtocol(_)
-                        | RuleAttribute::SourcePortRange(_)
-                        | RuleAttribute::DestinationPortRange(_)
-                )
-            })
-        };
+    /// What the rules of policy routing look at. Rules that cannot be listed may look at anything.
+    pub(crate) async fn rules_look_at(&self) -> Beyond {
         let rules = self.handle.rule().get(IpVersion::V4).execute().try_collect::<Vec<_>>().await;
-        rules.map_or(true, |rules| rules.iter().any(asks))
+        rules.map_or(Beyond::ALL, |rules| rules.iter().map(Beyond::of).fold(Beyond::default(), Beyond::or))
     }
 
     /// Adds a route of ours. Fails if there is one to the same destination and with the same metric.
@@ -186,4 +214,42 @@ fn read_route(message: &RouteMessage) -> Option<Route> {
     }
     let destination = Cidr::new(destination, header.destination_prefix_length).ok()?;
     Some(Route { destination, link, gateway, source, protocol: header.protocol.into(), metric })
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::DefaultNla;
+    use rtnetlink::packet_route::IpProtocol;
+
+    use super::*;
+
+    #[test]
+    fn what_rules_look_at_beyond_addresses_is_seen() {
+        const NOTHING: Beyond = Beyond { ports: false, each_packet: false };
+        const PORTS: Beyond = Beyond { ports: true, each_packet: false };
+        const PACKET: Beyond = Beyond { ports: false, each_packet: true };
+        let mark = |mark, mask| {
+            let mark = (mark != 0).then_some(RuleAttribute::FwMark(mark));
+            mark.into_iter().chain([RuleAttribute::FwMask(mask)]).collect()
+        };
+        let source = RuleAttribute::Source(Ipv4Addr::new(172, 29, 0, 4).into());
+        let table = [
+            ("all", 0, vec![], NOTHING),
+            ("from 172.29.0.4", 0, vec![source], NOTHING),
+            ("ipproto udp", 0, vec![RuleAttribute::IpProtocol(IpProtocol::Udp)], PORTS),
+            ("tos 0x10", 0x10, vec![], PACKET),
+            ("fwmark 0xca6c, be it with `not`", 0, mark(0xca6c, u32::MAX), NOTHING),
+            ("fwmark 0x80000/0xff0000", 0, mark(0x8_0000, 0xff_0000), NOTHING),
+            ("fwmark 0x4000/0x4000, a bit of xnat's own", 0, mark(0x4000, 0x4000), PACKET),
+            ("fwmark 0/0x4000", 0, mark(0, 0x4000), PACKET),
+            ("fwmark 0/0x8000", 0, mark(0, 0x8000), NOTHING),
+            ("dscp 8, Linux 6.13", 0, vec![RuleAttribute::Other(DefaultNla::new(25, vec![8]))], Beyond::ALL),
+        ];
+        for (what, tos, attributes, looks_at) in table {
+            let mut rule = RuleMessage::default();
+            rule.header.tos = tos;
+            rule.attributes = attributes;
+            assert_eq!(Beyond::of(&rule), looks_at, "{what}");
+        }
+    }
 }

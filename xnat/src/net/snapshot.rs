@@ -11,6 +11,7 @@ use rtnetlink::packet_route::link::{
     LinkLayerType, LinkMessage,
 };
 
+use super::route::Beyond;
 use super::{NetError, Netlink, sysctl};
 use crate::cidr::Cidr;
 
@@ -66,8 +67,8 @@ pub(crate) struct Snapshot {
     pub(crate) links: BTreeMap<u32, Link>,
     /// Their IPv4 addresses.
     pub(crate) addresses: Vec<Address>,
-    /// Whether a packet's route may depend on its ports or its transport protocol.
-    pub(crate) routes_by_port: bool,
+    /// On what a packet's route may depend.
+    pub(crate) routes_look_at: Beyond,
 }
 
 impl Snapshot {
@@ -115,10 +116,12 @@ impl Netlink {
         let links = links.try_collect::<Vec<_>>().await.map_err(NetError::doing("listing the interfaces"))?;
         let addresses = self.handle.address().get().execute().map_ok(|message| read_address(&message));
         let addresses = addresses.try_collect::<Vec<_>>().await.map_err(NetError::doing("listing the addresses"))?;
+        let rules = self.rules_look_at().await;
+        let ports = rules.ports || sysctl::multipath_looks_at_ports();
         Ok(Snapshot {
             links: links.into_iter().map(|link| (link.index, link)).collect(),
             addresses: addresses.into_iter().flatten().collect(),
-            routes_by_port: sysctl::multipath_looks_at_ports() || self.rules_look_at_ports().await,
+            routes_look_at: Beyond { ports, ..rules },
         })
     }
 }

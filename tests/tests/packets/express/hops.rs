@@ -1,12 +1,14 @@
 //! Next hops: how flows learn them, and when they are not to be used.
 
+use xnat_common::config::Config;
 use xnat_common::hop::Hop;
+use xnat_common::mark;
 use xnat_common::packet::proto;
 use xnat_common::{Direction, Ticks};
 use xnat_tests::topology::{N1, NODE1};
 
 use super::{CONTAINER, SERVER, WIRE, known, packet};
-use crate::fixture::{Given, MARK_DONE, REDIRECT, outside, packets};
+use crate::fixture::{Given, REDIRECT, outside, packets};
 use crate::lane::{EPOCH, is_of_the_lane, way_out};
 use crate::packet::udp;
 use crate::world::Hook::{InsideIn, UplinkIn};
@@ -48,6 +50,21 @@ fn a_frame_from_another_mac_address_teaches_nothing() {
     assert_eq!(world.hop(&flow, Direction::Reply), None);
     let traced = world.trace(InsideIn, &udp(CONTAINER, SERVER), false);
     assert!(!is_of_the_lane(InsideIn, &traced.outcome));
+}
+
+#[test]
+fn a_way_that_may_be_another_for_each_packet_is_not_remembered() {
+    let mut world = World::new();
+    world.open_lane();
+    world.configure(|config| config.flags = Config::ROUTES_BY_PACKET);
+    Given::Known(outside(proto::UDP, CONTAINER, SERVER).port(WIRE.1).answered()).prepare(&mut world);
+    let (out, back) = (udp(CONTAINER, SERVER), udp(SERVER, WIRE));
+    for (hook, packet) in [(InsideIn, &out), (UplinkIn, &back), (InsideIn, &out), (UplinkIn, &back)] {
+        let outcome = world.trace(hook, packet, false).outcome;
+        assert!(outcome.action == REDIRECT && !is_of_the_lane(hook, &outcome));
+    }
+    let flow = world.flow();
+    assert_eq!([Direction::Original, Direction::Reply].map(|direction| world.hop(&flow, direction)), [None; 2]);
 }
 
 /// Each hop's packets ask the kernel's neighbour from time to time, so that it sees that it is used.
@@ -127,7 +144,7 @@ fn a_name_without_a_hop_is_none() {
 #[test]
 fn only_what_meets_a_hook_on_its_way_is_marked() {
     let mut world = World::new();
-    for (hook, ends, mark) in [(InsideIn, [CONTAINER, SERVER], MARK_DONE), (UplinkIn, [SERVER, WIRE], 0)] {
+    for (hook, ends, mark) in [(InsideIn, [CONTAINER, SERVER], mark::DONE), (UplinkIn, [SERVER, WIRE], 0)] {
         known(&mut world, proto::UDP);
         world.change_hops(|hop| hop.flags &= !Hop::HOOKED);
         let traced = world.trace(hook, &packet(proto::UDP, ends), false);

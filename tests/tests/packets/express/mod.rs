@@ -8,13 +8,12 @@ mod turns;
 mod wire;
 
 use xnat_common::flow::State;
+use xnat_common::mark;
 use xnat_common::packet::proto;
 use xnat_tests::packet::{ACK, PSH};
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2};
 
-use crate::fixture::{
-    Given, Known, MARK_DONE, REDIRECT, ago, bytes, forwarded, inbound, mapped, outside, packets, to_peer,
-};
+use crate::fixture::{Given, Known, REDIRECT, ago, bytes, forwarded, inbound, mapped, outside, packets, to_peer};
 use crate::lane::{Traced, is_fresh, way_out};
 use crate::packet::{End, Packet, tcp, udp};
 use crate::world::Hook::{self, InsideIn, UplinkIn};
@@ -103,7 +102,7 @@ fn expect_express(world: &mut World, hook: Hook, packet: &Packet, translated: &P
     let (outcome, expected) = (&traced.outcome, translated.frame(way_out(hook).macs()));
     assert_eq!(outcome.action, REDIRECT, "{:?}", traced.tally());
     assert_eq!(outcome.frame, expected, "\n  got      {:02x?}\n  expected {expected:02x?}", outcome.frame);
-    assert_eq!((outcome.mark, traced.tally()), (MARK_DONE, vec![]));
+    assert_eq!((outcome.mark, traced.tally()), (mark::DONE, vec![]));
     traced
 }
 

@@ -1,7 +1,5 @@
 //! Openings that take the lane: from the third one on between the same two, and nobody can tell.
 
-use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
-use nix::unistd::Pid;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::packet::proto;
@@ -11,20 +9,13 @@ use xnat_tests::topology::{ANYWHERE, N1, N2};
 
 use super::{SERVER, packet};
 use crate::fixture::{REDIRECT, tally, tuple};
-use crate::lane::{EPOCH, Traced, is_of_the_lane};
+use crate::lane::{EPOCH, Traced, is_of_the_lane, stay_on_this_processor};
 use crate::packet::{End, Packet, echo, tcp, udp};
 use crate::world::Hook::{InsideIn, UplinkIn};
 use crate::world::{World, now};
 
 /// What is done to a world before the packet comes.
 type Change = fn(&mut World);
-
-/// What a processor has learnt another one does not know.
-fn stay_on_this_processor() {
-    let mut here = CpuSet::new();
-    here.set(sched_getcpu().expect("a processor")).expect("a processor");
-    sched_setaffinity(Pid::from_raw(0), &here).expect("staying on it");
-}
 
 fn opening(proto: u8, port: u16, server: End) -> Packet {
     if proto == proto::TCP { tcp((N1, port), server, SYN) } else { udp((N1, port), server) }
