@@ -15,7 +15,7 @@ use xnat_tests::random::Random;
 use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2};
 
 use crate::fixture::{Given, Known, REDIRECT, ago, outside, tally, to_peer};
-use crate::lane::{is_of_the_lane, is_same, since, way_out, without_hops};
+use crate::lane::{is_of_the_lane, is_same, since, stay_on_this_processor, way_out, without_hops};
 use crate::packet::{self, End, ISN, Packet, Tag, tcp, udp};
 use crate::skb::Outcome;
 use crate::world::Hook::{self, InsideIn, UplinkIn};
@@ -49,6 +49,7 @@ enum Opened {
 }
 
 /// A flow, with its near and its far end as its container has them, and as the wire has them.
+#[derive(Clone)]
 struct Conversation {
     proto: u8,
     opened: Opened,
@@ -74,6 +75,11 @@ fn conversations() -> Vec<Conversation> {
 }
 
 impl Conversation {
+    /// One that n1 opens from this port, to where it has opened others.
+    fn new(proto: u8, port: u16) -> Self {
+        Self { proto, opened: Opened::Inside, inside: [(N1, port), SERVER], wire: [(NODE1, port), SERVER] }
+    }
+
     /// A packet that comes in at `hook`.
     fn packet(&self, hook: Hook, flags: u8) -> Packet {
         let [src, dst] = if hook == InsideIn { self.inside } else { [self.wire[1], self.wire[0]] };
@@ -125,9 +131,11 @@ fn both_ways_are_the_same_to_everybody() {
     let seed = Random::seed(4);
     let mut random = Random::new(seed);
     let conversations = conversations();
+    stay_on_this_processor();
     let (mut fast, mut slow) = (World::new(), World::new());
     let mut tried = Seen::default();
     for round in 0..ROUNDS {
+        let mut conversations = conversations.clone();
         prepare(&mut fast, &conversations, 0);
         prepare(&mut slow, &conversations, Config::SLOW_PATH);
         let time = now();
@@ -137,9 +145,15 @@ fn both_ways_are_the_same_to_everybody() {
             stamp(world, time);
         }
         for number in 0..PACKETS {
-            let conversation = &conversations[random.below(conversations.len())];
-            let hook = random.pick(&[InsideIn, UplinkIn]);
-            let frame = generate(&mut random, conversation, hook);
+            let opens = random.chance(15);
+            if opens {
+                let proto = random.pick(&[proto::UDP, proto::TCP]);
+                conversations.push(Conversation::new(proto, 41_000 + number as u16));
+            }
+            let any = random.below(conversations.len());
+            let conversation = &conversations[if opens { conversations.len() - 1 } else { any }];
+            let hook = if opens { InsideIn } else { random.pick(&[InsideIn, UplinkIn]) };
+            let frame = generate(&mut random, conversation, hook, opens);
             let segment = if random.chance(3) { 100 + random.below(1500) as u32 } else { 0 };
             let summed = random.chance(25);
             let idle = idle(&mut random);
@@ -166,6 +180,7 @@ fn both_ways_are_the_same_to_everybody() {
     assert!(tried.express * 3 > tried.packets, "{tried:?}");
     assert!(tried.express < tried.packets * 9 / 10, "{tried:?}");
     assert!(tried.dropped > 0 && tried.left_to_kernel > 0 && tried.damaged > 0, "{tried:?}");
+    assert!(tried.opened_express * 2 > tried.opened, "{tried:?}");
 }
 
 /// Makes this the time when all flows were last seen, opened and tagged.
@@ -195,9 +210,10 @@ fn input(frame: &[u8], segment: u32) -> Packet {
     packet::frame(ether_type, frame[ETHERNET..].to_vec()).macs(macs).segmented(segment)
 }
 
-fn generate(random: &mut Random, conversation: &Conversation, hook: Hook) -> Vec<u8> {
+fn generate(random: &mut Random, conversation: &Conversation, hook: Hook, opens: bool) -> Vec<u8> {
     let is_tcp = conversation.proto == proto::TCP;
-    let mut packet = conversation.packet(hook, flags(random));
+    let any = flags(random);
+    let mut packet = conversation.packet(hook, if opens && random.chance(90) { SYN } else { any });
     let any = random.below(1401);
     let len = if random.chance(10) { random.pick(&[0, 1, 1460, 1461, 1472, 1473]) } else { any };
     packet = packet.carrying(len);
@@ -264,24 +280,24 @@ fn number(random: &mut Random) -> u32 {
 }
 
 fn spoil_checksums(random: &mut Random, frame: &mut [u8], is_tcp: bool) {
-    let mut set = |at: usize, value: u16| {
-        if at + 2 <= frame.len() {
-            frame[at..at + 2].copy_from_slice(&value.to_ne_bytes());
+    let set = |frame: &mut [u8], at: usize, value: u16| {
+        // A fragment may end before.
+        if let Some(field) = frame.get_mut(at..at + 2) {
+            field.copy_from_slice(&value.to_ne_bytes());
         }
     };
     if random.chance(3) {
-        set(24, random.bits() as u16);
+        set(frame, 24, random.bits() as u16);
     }
     let at = TRANSPORT + if is_tcp { 16 } else { 6 };
     match random.below(100) {
-        0..4 => set(at, random.bits() as u16),
-        4..6 => set(at, 0),
-        6..8 => set(at, u16::MAX),
+        0..4 => set(frame, at, random.bits() as u16),
+        4..6 => set(frame, at, 0),
+        6..8 => set(frame, at, u16::MAX),
         8..14 => {
             let len = u16::from_be_bytes([frame[16], frame[17]]).wrapping_sub(20).to_be_bytes();
             let pseudo = [&frame[26..34], &[0, frame[23]], &len].concat();
-            let sum = !checksum::compute(&pseudo);
-            frame[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
+            set(frame, at, !checksum::compute(&pseudo));
         }
         _ => {}
     }
@@ -330,6 +346,9 @@ fn parse(frame: &[u8]) -> Judged {
 struct Seen {
     packets: usize,
     express: usize,
+    /// Those that opened a flow, and those of them that took the lane.
+    opened: usize,
+    opened_express: usize,
     left_to_kernel: usize,
     dropped: usize,
     /// Those whose network card's sum was not kept, which only concerns datagrams without a checksum of their own.
@@ -339,6 +358,11 @@ struct Seen {
 impl Seen {
     fn compare(&mut self, hook: Hook, frame: &[u8], [fast, slow]: &[Result; 2]) -> std::result::Result<(), String> {
         self.packets += 1;
+        if fast.counted.iter().any(|(counter, _)| matches!(counter, Counter::FlowsOpened)) {
+            self.opened += 1;
+            self.opened_express +=
+                usize::from(fast.outcome.as_ref().is_ok_and(|outcome| is_of_the_lane(hook, outcome)));
+        }
         if fast.is_random() && slow.is_random() {
             return Ok(());
         }
