@@ -166,7 +166,7 @@ impl Options {
             .arg("--")
             .args(self.libtest(Some(self.test_threads)));
         if self.slow_path {
-            cargo.env("XNAT_SLOW", "1");
+            cargo.env(SLOW, "1");
         }
         cargo
     }
@@ -181,6 +181,9 @@ impl Options {
         args
     }
 }
+
+/// Set to `1`, every `xnat run` of a test has packets take the slow path.
+pub(crate) const SLOW: &str = "XNAT_SLOW";
 
 /// What needs neither root nor the built program.
 const UNIT_STEPS: [(&str, &[&str]); 3] = [

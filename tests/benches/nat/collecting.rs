@@ -12,7 +12,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use socket2::{Domain, Socket, Type};
 use xnat_tests::wait;
@@ -50,7 +50,7 @@ pub fn measure(plan: &Plan, kernel: &mut Kernel, progress: &Progress, measured: 
     kernel.watch_waits();
     let outcome = collect(plan, kernel, &setup, progress, measured);
     kernel.leave_waits();
-    outcome
+    measured.or_failure("collecting", outcome)
 }
 
 fn collect(
@@ -76,10 +76,7 @@ fn collect(
     let many = thousands(plan.many);
     progress.doing(format!("collecting {many} flows"))?;
     let send = Send { flows: plan.many, packets: plan.many, ..Send::default() };
-    if let Err(error) = send.run_until_all_arrive(kernel, setup) {
-        measured.failures.push(format!("collecting: {error}"));
-        return Ok(());
-    }
+    send.run_until_all_arrive(kernel, setup).map_err(anyhow::Error::msg)?;
     let before = processor::used_by(xnat.id());
     let start = Instant::now();
     let mut gone = false;
@@ -95,9 +92,7 @@ fn collect(
         processor::used_by(xnat.id()).saturating_sub(before).as_secs_f64() - idling * start.elapsed().as_secs_f64();
     progress.done(steps(plan) - 2 * plan.quiet.as_secs());
     if !gone {
-        let left = xnat.status().flows.used;
-        measured.failures.push(format!("collecting: {left} flows are left {GONE:?} after their idle time"));
-        return Ok(());
+        bail!("{} flows are left {GONE:?} after their idle time", xnat.status().flows.used);
     }
     report(measured, "collecting", &format!("while {many} flows are collected"), &collecting);
     let title = format!("collecting {many} idle flows: processor time of the daemon");
@@ -112,7 +107,7 @@ fn report(measured: &mut Measured, id: &str, when: &str, delays: &[Delay]) {
     let parts: [(_, _, Part); 3] = [
         ("", "", |it| it.whole),
         ("/waiting", ", of which waiting for the processor", |it| it.waited),
-        ("/own", ", of that while it was run and no other task's", |it| it.waited.saturating_sub(it.elsewhere)),
+        ("/own", ", of that without steal time and other tasks", |it| it.waited.saturating_sub(it.elsewhere)),
     ];
     for (part, words, of) in parts {
         let mut sorted: Vec<u64> = delays.iter().map(of).collect();
@@ -141,7 +136,8 @@ fn busy_for(time: Duration) {
     });
 }
 
-/// Sends packets of one flow, one a period, until `meanwhile` is over; returns how late each arrived.
+/// Sends packets of one flow, one a period, until `meanwhile` is over; returns how late each arrived. That one did not is an
+/// error.
 fn delays(kernel: &mut Kernel, setup: &Setup, meanwhile: impl FnOnce()) -> Result<Vec<Delay>> {
     let send = Send { packet: Packet::Udp, packets: u32::MAX, ..Send::default() };
     let job = Job { probe: setup.xnat().id(), ..send.job(setup.candidate) };
@@ -154,14 +150,19 @@ fn delays(kernel: &mut Kernel, setup: &Setup, meanwhile: impl FnOnce()) -> Resul
         over.store(true, Ordering::Relaxed);
         sending.join()
     });
-    match outcome {
+    let packets = match outcome {
         Ok(outcome) => outcome?,
         Err(panic) => std::panic::resume_unwind(panic),
+    };
+    let all_arrived = || (kernel.tally().arrived == packets).then_some(());
+    if wait::within(wait::SOON, all_arrived).is_none() {
+        bail!("{} of {packets} packets arrived", kernel.tally().arrived);
     }
     Ok(kernel.delays())
 }
 
-fn probe(service: u32, over: &AtomicBool) -> io::Result<()> {
+/// Sends, and returns how many packets that were.
+fn probe(service: u32, over: &AtomicBool) -> io::Result<u64> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_tos_v4(service)?;
     socket.connect(&std::net::SocketAddr::from((OUTSIDE, 443)).into())?;
@@ -169,6 +170,7 @@ fn probe(service: u32, over: &AtomicBool) -> io::Result<()> {
     processor::at_once()?;
     let clock = ClockId::CLOCK_MONOTONIC;
     let mut next = Duration::from(clock_gettime(clock)?);
+    let mut sent = 0;
     while !over.load(Ordering::Relaxed) {
         next += PERIOD;
         clock_nanosleep(clock, ClockNanosleepFlags::TIMER_ABSTIME, &next.into())?;
@@ -176,6 +178,7 @@ fn probe(service: u32, over: &AtomicBool) -> io::Result<()> {
         let now = Duration::from(clock_gettime(clock)?);
         payload[..8].copy_from_slice(&(now.as_nanos() as u64).to_ne_bytes());
         socket.send(&payload)?;
+        sent += 1;
     }
-    Ok(())
+    Ok(sent)
 }

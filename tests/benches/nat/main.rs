@@ -21,6 +21,7 @@ mod number;
 mod opening;
 mod plan;
 mod plots;
+mod ports;
 mod processor;
 mod programs;
 mod progress;

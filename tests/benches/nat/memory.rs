@@ -1,5 +1,6 @@
 //! What very many flows take, and how long it takes to list them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapInfo;
-use xnat_tests::xnat::Instance;
+use xnat_tests::xnat::Xnat;
 
 use crate::candidate::{Candidate, Setup, Terms};
 use crate::kernel::Kernel;
@@ -93,16 +94,24 @@ fn time(command: &mut Command) -> Result<f64> {
     Ok(time)
 }
 
-/// What an instance's maps take, as the kernel counts.
-fn map_bytes(instance: &Instance) -> Result<u64> {
-    let maps = instance.files().into_iter().filter(|file| file.contains("/maps/"));
-    let maps = maps.filter_map(|file| MapInfo::from_pin(file).ok());
-    let bytes = maps.map(|map| {
+/// What an instance's maps take, as the kernel counts: those that are pinned, and those that the daemon holds.
+fn map_bytes(instance: &Xnat) -> Result<u64> {
+    let mut bytes = BTreeMap::new();
+    for pin in instance.files().into_iter().filter(|file| file.contains("/maps/")) {
+        let map = MapInfo::from_pin(&pin).with_context(|| pin.clone())?;
         let descriptor = map.fd()?;
-        let file = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
-        field(&fs::read_to_string(&file)?, "memlock:").with_context(|| format!("{file} has no memlock"))
-    });
-    bytes.sum()
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd()))?;
+        bytes.extend(map_in(&info));
+    }
+    for entry in fs::read_dir(format!("/proc/{}/fdinfo", instance.id()))? {
+        bytes.extend(fs::read_to_string(entry?.path()).ok().as_deref().and_then(map_in));
+    }
+    Ok(bytes.values().sum())
+}
+
+/// The number of a map and what it takes, from what `/proc` says of its descriptor.
+fn map_in(info: &str) -> Option<(u64, u64)> {
+    Some((field(info, "map_id:")?, field(info, "memlock:")?))
 }
 
 /// A line of /proc/meminfo, in bytes.

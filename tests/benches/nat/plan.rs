@@ -17,7 +17,7 @@ pub enum Part {
     Memory,
     /// Collection of idle flows
     Collecting,
-    /// Starting, and being idle
+    /// Starting, being idle, and ports that come and go
     Start,
 }
 
@@ -47,6 +47,8 @@ pub struct Plan {
     pub flow_idle: u32,
     /// How often xnat is started.
     pub starts: u64,
+    /// How often a port joins the bridge.
+    pub joins: usize,
     /// How long packets are sent while nothing is collected.
     pub quiet: Duration,
     /// How long an idle daemon is watched.
@@ -72,6 +74,7 @@ impl Plan {
                 many: 100_000,
                 flow_idle: 3,
                 starts: 3,
+                joins: 5,
                 quiet: seconds(1),
                 idle: seconds(3),
             }
@@ -90,6 +93,7 @@ impl Plan {
                 many: 1_000_000,
                 flow_idle: 10,
                 starts: 5,
+                joins: 20,
                 quiet: seconds(4),
                 idle: seconds(30),
             }

@@ -160,7 +160,7 @@ fn figures_table(text: &mut String, measured: &Measured) {
     if measured.figures.is_empty() {
         return;
     }
-    text.push_str("\n## Memory, dumps, collection, starting\n\n| | |\n|---|--:|\n");
+    text.push_str("\n## Memory, dumps, collection, starting, ports\n\n| | |\n|---|--:|\n");
     for figure in &measured.figures {
         let _ = writeln!(text, "| {} | {} {} |", figure.title, short(figure.value), figure.unit);
     }

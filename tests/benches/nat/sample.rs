@@ -1,8 +1,10 @@
 //! Figures of several rounds.
 
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::candidate::Candidate;
+use crate::interrupt;
 
 /// Middle, least and greatest.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -156,6 +158,14 @@ impl Measured {
     /// A figure by its id.
     pub fn figure(&self, id: &str) -> Option<f64> {
         self.figures.iter().find(|figure| figure.id == id).map(|figure| figure.value)
+    }
+
+    /// Takes down that something could not be measured, and goes on, so that what else is measured is written all the same.
+    /// Not after Ctrl-C.
+    pub fn or_failure(&mut self, what: &str, outcome: Result<()>) -> Result<()> {
+        interrupt::check()?;
+        self.failures.extend(outcome.err().map(|error| format!("{what}: {error:#}")));
+        Ok(())
     }
 
     /// Takes down a figure.

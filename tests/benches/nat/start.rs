@@ -1,5 +1,6 @@
 //! How long xnat takes to start, and what it takes while there is nothing to do.
 
+use std::ffi::CStr;
 use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use xnat_tests::xnat::{self, Instance};
 
 use crate::candidate::{Candidate, Setup, Terms};
 use crate::plan::Plan;
+use crate::ports;
 use crate::processor;
 use crate::progress::Progress;
 use crate::rig::Rig;
@@ -24,16 +26,21 @@ use crate::sample::{Measured, Summary};
 const LIMIT: Duration = Duration::from_secs(20);
 /// What else may come and go meanwhile, in kibibytes.
 const SLACK: u64 = 4096;
-/// Where hooks are awaited: at the container's port and at both sides of the uplink.
-const HOOKS: [(&std::ffi::CStr, TcAttachType); 3] =
-    [(c"port0", TcAttachType::Ingress), (c"eth0", TcAttachType::Ingress), (c"eth0", TcAttachType::Egress)];
+/// Where hooks are awaited: at the container's port, and at both sides of the bridge and of the uplink.
+const HOOKS: [(&CStr, TcAttachType); 5] = [
+    (c"port0", TcAttachType::Ingress),
+    (c"br0", TcAttachType::Ingress),
+    (c"br0", TcAttachType::Egress),
+    (c"eth0", TcAttachType::Ingress),
+    (c"eth0", TcAttachType::Egress),
+];
 
 /// Steps of progress.
 pub fn steps(plan: &Plan) -> u64 {
-    plan.starts + plan.idle.as_secs()
+    plan.starts + plan.idle.as_secs() + ports::steps(plan)
 }
 
-/// Starting, loading, being idle.
+/// Starting, loading, being idle, and ports that come and go.
 pub fn measure(plan: &Plan, progress: &Progress, measured: &mut Measured) -> Result<()> {
     let rig = Rig::new();
     let (mut attached, mut loaded) = (Vec::new(), Vec::new());
@@ -68,7 +75,8 @@ pub fn measure(plan: &Plan, progress: &Progress, measured: &mut Measured) -> Res
     let share = used.as_secs_f64() / plan.idle.as_secs_f64() * 100.0;
     measured.note("idle/processor", &format!("idle daemon, over {} s", plan.idle.as_secs()), "% of a processor", share);
     measured.note("idle/resident", "idle daemon, resident memory", "MiB", resident(process)?);
-    Ok(())
+    let outcome = ports::measure(plan, &setup, progress, measured);
+    measured.or_failure("ports that join", outcome)
 }
 
 struct Start {
@@ -135,9 +143,12 @@ fn start_once(rig: &Rig) -> Result<Start> {
 
 /// Whether every hook has a program, in the namespace of the calling thread.
 fn all_attached() -> bool {
-    HOOKS.iter().all(|&(interface, side)| {
-        SchedClassifier::query_tcx(interface, side).is_ok_and(|(_, programs)| !programs.is_empty())
-    })
+    HOOKS.iter().all(|&(interface, side)| is_hooked(interface, side))
+}
+
+/// Whether an interface has a program at this side, in the namespace of the calling thread.
+pub fn is_hooked(interface: &CStr, side: TcAttachType) -> bool {
+    SchedClassifier::query_tcx(interface, side).is_ok_and(|(_, programs)| !programs.is_empty())
 }
 
 /// Whether the dataplane has its configuration. Without one it lets everything through, hooked or not.
