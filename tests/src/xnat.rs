@@ -27,10 +27,14 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// The words of `xnat run`: those of a test, and with `XNAT_SLOW=1` that packets take the slow path.
+/// Whether every packet is to take the slow path: with `XNAT_SLOW=1`.
+pub fn takes_slow_path() -> bool {
+    std::env::var_os("XNAT_SLOW").is_some_and(|value| value == "1")
+}
+
+/// The words of `xnat run`: those of a test, and that packets take the slow path if they are to.
 fn run_words(words: &str) -> String {
-    let slow = std::env::var_os("XNAT_SLOW").is_some_and(|value| value == "1");
-    format!("run {words}{}", if slow { " --slow-path" } else { "" })
+    format!("run {words}{}", if takes_slow_path() { " --slow-path" } else { "" })
 }
 
 /// Runs a command of xnat that is not about an instance (`check`, `--help`) inside a host.

@@ -43,6 +43,9 @@ pub fn xnat_inside_out(context: TcContext) -> i32 {
 #[inline(always)]
 pub fn xnat_uplink_in(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
+    if skb.is_for_another_host() {
+        return Verdict::PASS.finish();
+    }
     if let Lane::End(verdict) = express::from_wire(skb) {
         return verdict.finish();
     }

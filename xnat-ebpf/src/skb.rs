@@ -16,8 +16,9 @@ use xnat_common::counter::Counter;
 
 use crate::verdict::{Step, Verdict};
 
-/// `PACKET_HOST` of `linux/if_packet.h`.
+/// Of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
 
 /// A packet.
 #[derive(Clone, Copy)]
@@ -60,6 +61,14 @@ impl Skb {
     pub fn ingress_ifindex(self) -> u32 {
         // SAFETY: see len.
         unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// Whether the frame is for another MAC address than the device's: a switch has flooded it, or it is seen because
+    /// somebody looks at all frames. The kernel drops it (`ip_rcv_core`). At a bridge's port that says nothing.
+    #[inline(always)]
+    pub fn is_for_another_host(self) -> bool {
+        // SAFETY: see len.
+        unsafe { (*self.0).pkt_type == PACKET_OTHERHOST }
     }
 
     #[inline(always)]

@@ -1,20 +1,24 @@
 //! Containers and their bridge.
 
+use std::net::Ipv4Addr;
+
 use xnat_tests::host::Container;
 use xnat_tests::netns::Namespace;
 use xnat_tests::topology::{ANYWHERE, N1, N2, Reference};
 use xnat_tests::xnat::{self, Xnat};
 
-use super::{Talk, change_mac, expect_forwarding, expect_neighbour, join};
+use super::{A_SECOND_AND_MORE, AT_ONCE, Talk, change_mac, expect_forwarding, expect_neighbour, join, mac_of, pins};
 
 const NEW_MAC: &str = "02:00:5e:00:00:bb";
-const GATEWAY: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 168, 110, 1);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 1);
+/// Another address of the same subnet.
+const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 110, 2);
 
 /// Flows of n1's in all directions.
 struct Talks {
     reference: Reference,
     all: [Talk; 3],
-    _xnat: (Xnat, Xnat),
+    xnat: (Xnat, Xnat),
 }
 
 impl Talks {
@@ -25,7 +29,7 @@ impl Talks {
         let outside = Talk::begin(n1, reference.outside.ns(), ANYWHERE);
         let from_the_peer = Talk::begin(n2, n1, N1);
         let to_the_peer = Talk::begin_at(n1, 41001, n2, N2);
-        Self { all: [outside, from_the_peer, to_the_peer], reference, _xnat: xnat }
+        Self { all: [outside, from_the_peer, to_the_peer], reference, xnat }
     }
 
     fn host(&self) -> &Namespace {
@@ -38,7 +42,21 @@ impl Talks {
 
     #[track_caller]
     fn expect_to_go_on(&mut self) {
-        self.all.iter_mut().for_each(Talk::expect_to_go_on);
+        self.all.iter_mut().for_each(|talk| talk.udp.expect_run(AT_ONCE));
+        self.all.iter_mut().for_each(Talk::expect_connection);
+    }
+
+    #[track_caller]
+    fn keep_on(&mut self) {
+        self.all.iter_mut().for_each(|talk| talk.keep_on(A_SECOND_AND_MORE));
+    }
+}
+
+#[test]
+fn packets_go_straight_to_the_port_and_to_the_uplink() {
+    let Talks { reference, mut all, xnat: (one, _two) } = Talks::begin();
+    for interface in [reference.n1().port().1, "eth0"] {
+        pins::expect_express(&one, interface, || all.iter_mut().for_each(|talk| _ = talk.udp.is_echoed()));
     }
 }
 
@@ -77,7 +95,7 @@ fn a_port_goes_down_and_comes_back() {
     let mut talks = Talks::begin();
     let port = talks.n1().port().1.to_owned();
     talks.host().ip(&format!("link set {port} down"));
-    assert!(!talks.all[0].is_echoed(), "through a port that is down");
+    assert!(!talks.all[0].udp.is_echoed(), "through a port that is down");
     talks.host().ip(&format!("link set {port} up"));
     expect_forwarding(talks.host(), &port);
     talks.expect_to_go_on();
@@ -91,6 +109,38 @@ fn a_port_leaves_its_bridge_and_joins_it_again() {
     talks.host().ip(&format!("link set {port} master br0"));
     expect_forwarding(talks.host(), &port);
     talks.expect_to_go_on();
+}
+
+#[test]
+fn a_containers_neighbour_entry_is_deleted() {
+    let mut talks = Talks::begin();
+    for _ in 0..3 {
+        talks.host().ip(&format!("neighbour delete {N1} dev br0"));
+        talks.expect_to_go_on();
+        talks.keep_on();
+    }
+}
+
+#[test]
+fn a_bridge_gets_another_address_and_loses_it() {
+    let mut talks = Talks::begin();
+    for change in ["add", "delete"] {
+        talks.host().ip(&format!("address {change} {SECOND}/24 dev br0"));
+        talks.expect_to_go_on();
+    }
+}
+
+#[test]
+fn a_bridges_address_is_replaced_by_another_and_back() {
+    let mut talks = Talks::begin();
+    // Nobody answers for the gateway's address while the bridge has the other one.
+    let gateway = mac_of(talks.host(), "br0");
+    talks.n1().ns().ip(&format!("neighbour replace {GATEWAY} lladdr {gateway} dev eth0 nud permanent"));
+    for (old, new) in [(GATEWAY, SECOND), (SECOND, GATEWAY)] {
+        talks.host().shell(&format!("ip address delete {old}/24 dev br0; ip address add {new}/24 dev br0"));
+        talks.expect_to_go_on();
+        talks.keep_on();
+    }
 }
 
 #[test]
@@ -145,7 +195,7 @@ fn a_port_carries_nothing_while_the_bridge_looks_for_loops() {
     talks.host().ip(&format!("link set {port} down"));
     talks.host().ip(&format!("link set {port} up"));
     // From the peer: the bridge is the one to say whether it gets through.
-    assert!(!talks.all[1].is_echoed(), "through a port that only listens");
+    assert!(!talks.all[1].udp.is_echoed(), "through a port that only listens");
     expect_forwarding(talks.host(), &port);
     talks.expect_to_go_on();
 }

@@ -1,18 +1,15 @@
 //! What the daemon tells the dataplane of changes, at a host where nothing else happens.
 
-use std::path::Path;
-
-use aya::maps::{Array, Map, MapData};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use xnat_common::Ticks;
-use xnat_common::hop::Watch;
-use xnat_common::names::{LAYOUT, map};
 use xnat_tests::host::{Host, Lan};
 use xnat_tests::netns::Namespace;
 use xnat_tests::topology::SUBNET1;
 use xnat_tests::wait::{self, SOON};
 use xnat_tests::xnat::Xnat;
+
+use super::{AT_ONCE, pins};
 
 const ROUTER: &str = "172.29.0.100";
 
@@ -24,24 +21,17 @@ fn quiet_host() -> Host {
     host
 }
 
-fn read(xnat: &Xnat) -> Watch {
-    let path = Path::new("/sys/fs/bpf/xnat").join(xnat.name()).join(format!("v{LAYOUT}/maps")).join(map::WATCH);
-    let map = MapData::from_pin(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let map: Array<_, Watch> = Map::Array(map).try_into().expect("an array");
-    map.get(&0, 0).expect("one entry")
-}
-
 fn is_watched(xnat: &Xnat) -> bool {
     let now: std::time::Duration = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock").into();
-    read(xnat).is_watched(Ticks::from_ns(now.as_nanos() as u64))
+    pins::watch(xnat).is_watched(Ticks::from_ns(now.as_nanos() as u64))
 }
 
 /// Awaits that the epoch has been raised by what `change` does.
 #[track_caller]
 fn expect_raised(xnat: &Xnat, what: &str, change: impl FnOnce()) {
-    let before = read(xnat).epoch;
+    let before = pins::watch(xnat).epoch;
     change();
-    wait::until_true(what, SOON, || read(xnat).epoch > before);
+    wait::until_true(what, AT_ONCE, || pins::watch(xnat).epoch > before);
 }
 
 #[test]
@@ -99,7 +89,7 @@ fn stays_while_nothing_matters() {
     let ns = host.ns();
     let one = Xnat::start(ns, &format!("--subnet {SUBNET1}"));
     wait::until_true("changes are watched for", SOON, || is_watched(&one));
-    let before = read(&one).epoch;
+    let before = pins::watch(&one).epoch;
     let neighbour = |words: &str| _ = ns.ip(&format!("neighbour replace {words}"));
     // Another state, a new neighbour, one that does not answer, and one on an interface that is none of ours.
     for state in ["permanent", "reachable", "stale"] {
@@ -110,8 +100,8 @@ fn stays_while_nothing_matters() {
     neighbour("10.0.0.1 lladdr 02:00:00:00:00:02 dev lo nud permanent");
     // What is told after all that.
     neighbour(&format!("{ROUTER} lladdr 02:00:00:00:00:02 dev eth0 nud stale"));
-    wait::until_true("the last one is heard of", SOON, || read(&one).epoch > before);
-    assert_eq!(read(&one).epoch, before + 1);
+    wait::until_true("the last one is heard of", AT_ONCE, || pins::watch(&one).epoch > before);
+    assert_eq!(pins::watch(&one).epoch, before + 1);
 }
 
 #[test]
@@ -121,9 +111,9 @@ fn is_not_relied_on_without_a_daemon() {
     let mut one = Xnat::start(ns, &format!("--subnet {SUBNET1}"));
     wait::until_true("changes are watched for", SOON, || is_watched(&one));
     one.stop(Signal::SIGKILL);
-    let before = read(&one).epoch;
+    let before = pins::watch(&one).epoch;
     wait::until_true("its word is not good any more", SOON, || !is_watched(&one));
     one.restart();
     wait::until_true("changes are watched for again", SOON, || is_watched(&one));
-    assert!(read(&one).epoch > before, "what was remembered is so no more");
+    assert!(pins::watch(&one).epoch > before, "what was remembered is so no more");
 }

@@ -10,7 +10,7 @@ use xnat_tests::topology::{ANYWHERE, Reference, SUBNET1};
 use xnat_tests::wait::{self, SOON};
 use xnat_tests::xnat::Xnat;
 
-use super::expect_forwarding;
+use super::{AT_ONCE, expect_forwarding};
 
 /// Whether a program is hooked to what comes in at an interface of the namespace that this thread is in.
 fn is_hooked_here(port: &str) -> bool {
@@ -34,15 +34,15 @@ fn are_attached_as_ports_join_and_removed_as_they_leave() {
     host.ip("link set late0 up");
     host.ip("link set late master br0");
     let joined = Instant::now();
-    wait::until_true("the port is hooked", SOON, || is_hooked(host, "late"));
+    wait::until_true("the port is hooked", AT_ONCE, || is_hooked(host, "late"));
     println!("hooked within {:?} of joining", joined.elapsed());
     assert_eq!(pins(), before + 1);
     host.ip("link set late nomaster");
-    wait::until_true("the port is released", SOON, || !is_hooked(host, "late") && pins() == before);
+    wait::until_true("the port is released", AT_ONCE, || !is_hooked(host, "late") && pins() == before);
     host.ip("link set late master br0");
-    wait::until_true("the port is hooked again", SOON, || is_hooked(host, "late"));
+    wait::until_true("the port is hooked again", AT_ONCE, || is_hooked(host, "late"));
     host.ip("link delete late");
-    wait::until_true("nothing of it is left", SOON, || pins() == before);
+    wait::until_true("nothing of it is left", AT_ONCE, || pins() == before);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, OUTSIDE, Reference};
 use xnat_tests::wait::{self, SOON};
 use xnat_tests::{udp, xnat};
 
-use super::{PORT, Talk, change_mac, expect_neighbour, mac_of};
+use super::fork::{Fork, Router};
+use super::{A_SECOND_AND_MORE, Talk, change_mac, expect_neighbour, mac_of};
 
 const NEW_MAC: &str = "02:00:5e:00:00:aa";
 
@@ -53,31 +54,20 @@ fn the_routers_neighbour_entry_is_deleted() {
     for _ in 0..3 {
         reference.node1.host.ns().ip(&format!("neighbour delete {OUTSIDE} dev eth0"));
         talk.expect_to_go_on();
+        talk.keep_on(A_SECOND_AND_MORE);
     }
 }
 
 #[test]
 fn the_routers_neighbour_entry_is_replaced() {
-    let reference = Reference::new();
-    let _xnat = xnat::start_both(&reference);
-    let host = reference.node1.host.ns();
-    let other = xnat_tests::host::Host::new(&reference.lan, "other", "172.29.0.101/24");
-    other.ns().ip(&format!("address add {ANYWHERE}/32 dev lo"));
-    let there = udp::Server::echo_at(other.ns(), (ANYWHERE, PORT));
-    let mut talk = Talk::begin(reference.n1().ns(), reference.outside.ns(), ANYWHERE);
-    let replace = |mac: &str| host.ip(&format!("neighbour replace {OUTSIDE} lladdr {mac} dev eth0 nud permanent"));
-    replace(&mac_of(other.ns(), "eth0"));
-    wait::until_true("the other router gets the packets", SOON, || {
-        talk.is_echoed();
-        !there.received().is_empty()
-    });
-    replace(&mac_of(reference.outside.ns(), "eth0"));
-    let before = talk.server.received().len();
-    wait::until_true("the first router gets them again", SOON, || {
-        talk.is_echoed();
-        talk.server.received().len() > before
-    });
-    talk.expect_to_go_on();
+    let mut fork = Fork::begin(|_| {});
+    let routers = [(fork.other.ns().clone(), Router::Other), (fork.reference.outside.ns().clone(), Router::First)];
+    for (router, which) in routers {
+        let mac = mac_of(&router, "eth0");
+        fork.host().ip(&format!("neighbour replace {OUTSIDE} lladdr {mac} dev eth0 nud permanent"));
+        fork.expect_by(which);
+    }
+    fork.talk.expect_to_go_on();
 }
 
 #[test]
@@ -87,7 +77,7 @@ fn the_uplinks_mtu_falls() {
     let at_n1 = Capture::filtered(reference.n1().inside(), "icmp");
     for (there, address) in [(reference.outside.ns(), ANYWHERE), (reference.n2().ns(), N2)] {
         let mut talk = Talk::begin(reference.n1().ns(), there, address);
-        udp::expect_echo(&talk.udp, talk.to, 1, 1472);
+        udp::expect_echo(&talk.udp.socket, talk.udp.to, 1, 1472);
         reference.node1.host.set_uplink_mtu(1400);
         let told = || {
             let error = |p: &xnat_tests::packet::Packet| {
@@ -98,7 +88,7 @@ fn the_uplinks_mtu_falls() {
         };
         wait::until_true("n1 is told that fragmentation is needed", SOON, || {
             // Once it has been told it sends fragments.
-            let _ = talk.udp.send_to(&[0; 1472], talk.to);
+            let _ = talk.udp.socket.send_to(&[0; 1472], talk.udp.to);
             told()
         });
         talk.expect_to_go_on();

@@ -13,7 +13,7 @@ use xnat_tests::topology::{ANYWHERE, N1, N2, NODE1, NODE2, OUTSIDE};
 use crate::fixture::Fate::{Gone, Pass, Redirect};
 use crate::fixture::Given::{Configured, Kernels, Known};
 use crate::fixture::{Fixture, inbound, outside, run, tuple};
-use crate::packet::{Packet, echo, echo_reply, frame, icmp, other, tcp, udp};
+use crate::packet::{Packet, Tag, echo, echo_reply, frame, icmp, other, tcp, udp};
 use crate::world::GATEWAY;
 use crate::world::Hook::{self, InsideIn, InsideOut, UplinkIn, UplinkOut};
 
@@ -89,6 +89,22 @@ fn what_stays_here_passes() {
         pass("from the host", UplinkOut, tcp((NODE1, 50000), SERVER, SYN)),
         // Its answer could not be told from one to a container's ping otherwise.
         Fixture { counts: &[KernelFlows], ..pass("the host's ping", UplinkOut, echo(NODE1, ANYWHERE, 5)) },
+    ]);
+}
+
+/// A switch has flooded it, or somebody looks at all frames. The kernel drops it.
+#[test]
+fn what_is_on_the_wire_for_another_mac_address_is_the_kernels() {
+    let [_, router] = UplinkIn.macs();
+    let to_another = |packet: Packet| packet.macs([[2, 0, 0, 0, 9, 9], router]);
+    let pass = |what, given, packet| Fixture { given, ..pass(what, UplinkIn, to_another(packet)) };
+    let known = |proto| vec![Known(outside(proto, CONTAINER, SERVER).answered())];
+    run([
+        pass("a datagram of a flow", known(proto::UDP), udp(SERVER, MASQUERADED)),
+        pass("a segment of a flow", known(proto::TCP), tcp(SERVER, MASQUERADED, ACK)),
+        pass("the end of a connection", known(proto::TCP), tcp(SERVER, MASQUERADED, RST)),
+        pass("to a container's own address", vec![], udp(SERVER, CONTAINER)),
+        pass("with a tag", vec![], tcp((NODE2, 80), (NODE1, 80), SYN).tagged(Tag::Open, N1)),
     ]);
 }
 
