@@ -62,7 +62,7 @@ counters! {
     13 KernelFlows "kernel_flows" Event "tuples remembered as belonging to the kernel's own NAT";
     14 ToKernelTtl "to_kernel_ttl" Fallback "packets with an exhausted TTL, left to the kernel to answer";
     15 ToKernelMtu "to_kernel_mtu" Fallback "packets over the MTU, left to the kernel to answer or fragment";
-    16 ToKernelRoute "to_kernel_route" Fallback "packets whose route does not lead through the uplink, left to the kernel";
+    16 ToKernelRoute "to_kernel_route" Fallback "packets to whose destination no route leads through the uplink, left to the kernel";
     17 UnknownFlowLimited "unknown_flow_limited" Drop "such errors to a peer beyond the rate at which they are sent";
     18 Malformed "malformed" Drop "packets whose headers are shorter than they claim";
     19 PrivateSource "private_source" Drop "packets that would have left the uplink with a container's address";

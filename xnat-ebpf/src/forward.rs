@@ -3,10 +3,12 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-    bpf_fib_lookup as FibLookup,
+    __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
+    BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use xnat_common::Addr;
 use xnat_common::config::Config;
 use xnat_common::counter::Counter;
 use xnat_common::mark;
@@ -20,13 +22,13 @@ use crate::verdict::{Step, Verdict};
 
 /// Length of the parameters of the route look-up in bytes.
 #[expect(clippy::cast_possible_wrap, reason = "64 bytes")]
-pub const PARAMETERS_LEN: i32 = size_of::<FibLookup>() as i32;
+const PARAMETERS_LEN: i32 = size_of::<FibLookup>() as i32;
 /// 224.0.0.0: from here on no address is one host's.
 const FIRST_MULTICAST: u32 = 224 << 24;
 /// The loopback interface's number in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: u32 = 1;
 /// `AF_INET`.
-pub const FAMILY_IPV4: u8 = 2;
+const FAMILY_IPV4: u8 = 2;
 
 /// Whether this step is a hop (RFC 1812 §5.3.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,9 +39,10 @@ pub enum Ttl {
     Keep,
 }
 
-/// Leaves a packet from inside to the kernel, untranslated, if the kernel has to answer or fragment it.
+/// Leaves a packet from inside to the kernel, untranslated, if the kernel has to answer or fragment it, or if no route leads
+/// through the uplink to `dst`, where it is to go once it is translated.
 #[inline(always)]
-pub fn check_outward(skb: Skb, config: &Config, headers: &Headers) -> Step<()> {
+pub fn check_outward(skb: Skb, config: &Config, headers: &Headers, dst: Addr) -> Step<()> {
     if headers.ttl <= 1 {
         maps::count(Counter::ToKernelTtl);
         return Err(Verdict::PASS);
@@ -48,7 +51,59 @@ pub fn check_outward(skb: Skb, config: &Config, headers: &Headers) -> Step<()> {
         maps::count(Counter::ToKernelMtu);
         return Err(Verdict::PASS);
     }
+    if xnat_has_route(skb.raw(), dst.0, headers.proto.into()) == 0 {
+        maps::count(Counter::ToKernelRoute);
+        return Err(Verdict::PASS);
+    }
     Ok(())
+}
+
+/// Whether a route leads through the uplink to `dst` from this host's address on the wire. Where there is none
+/// `bpf_redirect_neigh` takes the destination to be on the wire itself (`ip_route_output_key_hash_rcu`), and asks there for
+/// the MAC address of each.
+///
+/// A global function, whose stack is not that of the programs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xnat_has_route(skb: *mut __sk_buff, dst: u32, proto: u32) -> u32 {
+    let Some(config) = maps::config() else {
+        return 0;
+    };
+    let skb = Skb::from_raw(skb);
+    let mut place = MaybeUninit::uninit();
+    let (result, _) = look_up(skb, [config.address, Addr(dst)], proto as u8, skb.tos(), config.uplink, &mut place);
+    let none = [
+        BPF_FIB_LKUP_RET_NOT_FWDED,
+        BPF_FIB_LKUP_RET_BLACKHOLE,
+        BPF_FIB_LKUP_RET_UNREACHABLE,
+        BPF_FIB_LKUP_RET_PROHIBIT,
+    ];
+    u32::from(!none.iter().any(|code| result == i64::from(*code)))
+}
+
+/// Asks the kernel for the way of packets between `ends`, the source and the destination, that leave through an interface, as
+/// `bpf_redirect_neigh` does: by addresses, protocol, DSCP and mark (`__bpf_redirect_neigh_v4`). Only the mark is missing.
+#[inline(always)]
+pub fn look_up(
+    skb: Skb,
+    ends: [Addr; 2],
+    proto: u8,
+    tos: u8,
+    ifindex: u32,
+    place: &mut MaybeUninit<FibLookup>,
+) -> (i64, &FibLookup) {
+    // SAFETY: a plain C structure for which all zeroes are valid.
+    let parameters = unsafe { zeroed(place) };
+    parameters.family = FAMILY_IPV4;
+    parameters.l4_protocol = proto;
+    parameters.ifindex = ifindex;
+    parameters.__bindgen_anon_2.tos = tos;
+    parameters.__bindgen_anon_3.ipv4_src = ends[0].0;
+    parameters.__bindgen_anon_4.ipv4_dst = ends[1].0;
+    // SAFETY: the structure is as long as said.
+    let result =
+        unsafe { bpf_fib_lookup(skb.raw().cast(), &raw mut *parameters, PARAMETERS_LEN, BPF_FIB_LOOKUP_OUTPUT) };
+    (result, parameters)
 }
 
 /// Whether the kernel has to answer a packet toward the container at `place` instead of its being delivered.
@@ -138,6 +193,7 @@ extern "C" fn xnat_leads_to_uplink(skb: *mut __sk_buff) -> u32 {
     parameters.sport = opening.original.sport.0;
     parameters.dport = opening.original.dport.0;
     parameters.ifindex = opening.inside;
+    parameters.__bindgen_anon_2.tos = Skb::from_raw(skb).tos();
     parameters.__bindgen_anon_3.ipv4_src = opening.original.src.0;
     parameters.__bindgen_anon_4.ipv4_dst = opening.reply.src.0;
     // SAFETY: the structure is as long as said.

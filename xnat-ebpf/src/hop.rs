@@ -5,11 +5,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{
-    __sk_buff, BPF_ANY, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT,
-    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibLookup,
-};
-use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_FIB_LKUP_RET_SUCCESS};
 use xnat_common::config::Config;
 use xnat_common::flow::Kind;
 use xnat_common::hop::{Hop, Remembered, Station, StationKey, Watch};
@@ -18,11 +14,10 @@ use xnat_common::packet::ethernet;
 use xnat_common::subnet::Inside;
 use xnat_common::{Direction, FlowRef, Side, Ticks, Tuple};
 
-use crate::forward::{FAMILY_IPV4, PARAMETERS_LEN};
 use crate::lookup::{self, Found};
 use crate::maps::{self, HOPS, STATIONS, WATCH};
-use crate::skb::{Skb, zeroed};
-use crate::{atomic, clock, route, verdict::Verdict};
+use crate::skb::Skb;
+use crate::{atomic, clock, forward, route, verdict::Verdict};
 
 /// A remembered hop, copied, and where it stands.
 #[derive(Clone, Copy)]
@@ -185,7 +180,9 @@ pub extern "C" fn xnat_learn(skb: *mut __sk_buff, reference: u64, side: u32, now
     let Some(found) = lookup::by_reference(FlowRef::from_bits(reference)) else {
         return 0;
     };
-    let (epoch, direction) = (watch.epoch, found.direction());
+    // SAFETY: a field of a map value. What changes after this is asked for anew.
+    let epoch = unsafe { (&raw const watch.epoch).read_volatile() };
+    let direction = found.direction();
     if config.flags & Config::ROUTES_BY_PACKET != 0 {
         for direction in [direction, direction.opposite()] {
             set_name(&found, direction, Remembered::nothing(now));
@@ -260,61 +257,14 @@ fn is_from(skb: Skb, mac: Mac) -> bool {
     unsafe { Mac::read(frame.cast::<u8>().add(6)) == mac }
 }
 
-/// Asks the kernel for the way of a flow's packets of `direction` that leave through an interface, as `bpf_redirect_neigh`
-/// does, which asks by addresses, protocol, DSCP and mark (`__bpf_redirect_neigh_v4`). Where a rule looks at one of the latter
-/// two (`Config::ROUTES_BY_PACKET`) the answer may be wrong.
-#[inline(always)]
-fn look_up<'a>(
-    skb: Skb,
-    found: &Found,
-    direction: Direction,
-    ifindex: u32,
-    place: &'a mut MaybeUninit<FibLookup>,
-) -> (i64, &'a FibLookup) {
-    let Tuple { src, dst, .. } = found.flow().translated(direction);
-    // SAFETY: a plain C structure for which all zeroes are valid.
-    let parameters = unsafe { zeroed(place) };
-    parameters.family = FAMILY_IPV4;
-    parameters.l4_protocol = found.flow().proto;
-    parameters.ifindex = ifindex;
-    parameters.__bindgen_anon_3.ipv4_src = src.0;
-    parameters.__bindgen_anon_4.ipv4_dst = dst.0;
-    // SAFETY: the structure is as long as said.
-    let result =
-        unsafe { bpf_fib_lookup(skb.raw().cast(), &raw mut *parameters, PARAMETERS_LEN, BPF_FIB_LOOKUP_OUTPUT) };
-    (result, parameters)
-}
-
-/// Whether a route leads packets of a flow through the uplink, in the direction in which it was found. Where there is none
-/// `bpf_redirect_neigh` takes the destination to be on the wire itself (`ip_route_output_key_hash_rcu`), and asks there for
-/// the MAC address of each.
-///
-/// A global function, whose stack is not that of the programs.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xnat_has_route(skb: *mut __sk_buff, reference: u64) -> u32 {
-    let (Some(config), Some(found)) = (maps::config(), lookup::by_reference(FlowRef::from_bits(reference))) else {
-        return 0;
-    };
-    if config.flags & Config::ROUTES_BY_PACKET != 0 {
-        return 1;
-    }
-    let mut place = MaybeUninit::uninit();
-    let (result, _) = look_up(Skb::from_raw(skb), &found, found.direction(), config.uplink, &mut place);
-    let none = [
-        BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_BLACKHOLE,
-        BPF_FIB_LKUP_RET_UNREACHABLE,
-        BPF_FIB_LKUP_RET_PROHIBIT,
-    ];
-    u32::from(!none.iter().any(|code| result == i64::from(*code)))
-}
-
 /// The MAC addresses, the neighbour's and this host's, of a flow's packets of `direction` that leave through an interface.
+/// They are asked for by the type of service of this packet, which is most often that of all.
 #[inline(always)]
 fn ask(skb: Skb, found: &Found, direction: Direction, ifindex: u32) -> Option<(Mac, Mac)> {
+    let Tuple { src, dst, .. } = found.flow().translated(direction);
+    let tos = if direction as u8 == found.direction() as u8 { skb.tos() } else { 0 };
     let mut place = MaybeUninit::uninit();
-    let (result, parameters) = look_up(skb, found, direction, ifindex, &mut place);
+    let (result, parameters) = forward::look_up(skb, [src, dst], found.flow().proto, tos, ifindex, &mut place);
     if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || parameters.ifindex != ifindex {
         return None;
     }

@@ -45,7 +45,7 @@ fn leads_out(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step
     if opening.peer == Addr::UNSPECIFIED {
         route::xnat_note_route(skb.ifindex(), now.0);
     }
-    forward::check_outward(skb, maps::config().ok_or(Verdict::PASS)?, headers)
+    forward::check_outward(skb, maps::config().ok_or(Verdict::PASS)?, headers, opening.reply.src)
 }
 
 /// A packet that the kernel has routed to the uplink: from a container on the slow path, or from the host itself.

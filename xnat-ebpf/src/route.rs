@@ -37,7 +37,7 @@ pub extern "C" fn xnat_note_route(port: u32, now: u32) -> u32 {
     let Some(route) = ROUTES.get_ptr_mut(Route::slot_for(src, dst, port)) else {
         return 0;
     };
-    if config.flags & Config::ROUTES_BY_PORT != 0 || !watch.is_watched(Ticks(now)) {
+    if config.flags & (Config::ROUTES_BY_PORT | Config::ROUTES_BY_PACKET) != 0 || !watch.is_watched(Ticks(now)) {
         return 0;
     }
     // SAFETY: this processor's own value.

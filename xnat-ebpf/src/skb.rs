@@ -13,6 +13,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use xnat_common::counter::Counter;
+use xnat_common::packet::ethernet;
 
 use crate::verdict::{Step, Verdict};
 
@@ -61,6 +62,13 @@ impl Skb {
     pub fn ingress_ifindex(self) -> u32 {
         // SAFETY: see len.
         unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// The type of service of an IPv4 packet without VLAN tags; zero of what is shorter.
+    #[inline(always)]
+    pub fn tos(self) -> u8 {
+        // SAFETY: the last octet of those that are in bounds.
+        self.at::<[u8; ethernet::LEN + 2]>(0).map_or(0, |octets| unsafe { *octets.cast::<u8>().add(ethernet::LEN + 1) })
     }
 
     /// Whether the frame is for another MAC address than the device's: a switch has flooded it, or it is seen because

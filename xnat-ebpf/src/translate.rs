@@ -101,15 +101,8 @@ fn way_out(skb: Skb, headers: *mut Headers, reference: FlowRef, now: Ticks) -> S
         return hairpin(Some(skb), headers, found);
     }
     let config = maps::config().ok_or(Verdict::PASS)?;
-    let checked = forward::check_outward(skb, config, headers).and_then(|()| {
-        if hop::xnat_has_route(skb.raw(), reference.to_bits()) != 0 {
-            return Ok(());
-        }
-        // The container is told by the kernel, unless the route says that it is not to be.
-        maps::count(Counter::ToKernelRoute);
-        Err(Verdict::PASS)
-    });
-    if let Err(to_kernel) = checked {
+    let dst = found.flow().translated(found.direction()).dst;
+    if let Err(to_kernel) = forward::check_outward(skb, config, headers, dst) {
         fragment::leave_to_kernel(headers, found, now);
         return Err(to_kernel);
     }

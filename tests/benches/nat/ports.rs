@@ -52,14 +52,14 @@ pub fn measure(plan: &Plan, setup: &Setup, progress: &Progress, measured: &mut M
     let last = time(host, &names, "master br0", true)?.as_secs_f64() * 1e3;
     measured.note(
         "ports/hooked",
-        &format!("{BURST} ports that join at once, until the last one is hooked"),
+        &format!("{BURST} ports that join one right after the other, until the last one is hooked"),
         "ms",
         last,
     );
     let last = time(host, &names, "nomaster", false)?.as_secs_f64() * 1e3;
     measured.note(
         "ports/released",
-        &format!("{BURST} ports that leave at once, until the last one is released"),
+        &format!("{BURST} ports that leave one right after the other, until the last one is released"),
         "ms",
         last,
     );

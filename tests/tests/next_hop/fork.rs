@@ -69,6 +69,11 @@ impl Fork {
         self.reference.node1.host.ns()
     }
 
+    /// The other router's server.
+    pub fn there(&self) -> &udp::Server {
+        &self.there
+    }
+
     /// Sends the next datagram and tells who got it.
     pub fn taken(&mut self, patience: Duration) -> Option<Router> {
         taken(&mut self.talk.udp, &self.there, patience)

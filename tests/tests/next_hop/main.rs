@@ -33,7 +33,7 @@ const PORT: u16 = 5300;
 const SEVERAL: u64 = 5;
 /// How soon a change has to be followed. Well below the ten seconds after which the daemon looks at everything without a
 /// reason (`CHECK` in xnat/src/daemon/serve.rs, which is to be kept above): what is followed this soon was noticed by itself.
-const AT_ONCE: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = Duration::from_secs(6);
 /// How many datagrams in a row have to take the right way. Where the wrong one is remembered still, a single one gets
 /// through each second, by the kernel's own neighbour (`Hop::ASKING`), but never two that follow each other at once.
 const RUN: usize = 10;

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
 
 use xnat_tests::netns::Namespace;
-use xnat_tests::topology::{ANYWHERE, NODE1, OUTSIDE, Reference};
+use xnat_tests::topology::{ANYWHERE, NODE1, OUTSIDE, Reference, SUBNET1};
 use xnat_tests::wait::{self, SOON};
 use xnat_tests::{udp, xnat};
 
@@ -94,11 +94,12 @@ fn by_another_next_hop_of_the_same_route() {
     );
 }
 
-/// The kernel chooses one by both addresses, so flows to different destinations go different ways.
+/// Of a route that is asked for by the interface the kernel takes the first next hop there (`fib_select_path`), for remembered
+/// packets and for others.
 #[test]
-fn one_of_two_next_hops_has_all_of_a_flow() {
+fn the_first_of_two_next_hops_has_everything() {
     let reference = Reference::new();
-    let addresses: Vec<Ipv4Addr> = (10..18).map(|host| Ipv4Addr::new(198, 51, 100, host)).collect();
+    let addresses: Vec<Ipv4Addr> = (10..14).map(|host| Ipv4Addr::new(198, 51, 100, host)).collect();
     let outside = reference.outside.ns();
     for address in &addresses {
         outside.ip(&format!("address add {address}/32 dev lo"));
@@ -109,16 +110,29 @@ fn one_of_two_next_hops_has_all_of_a_flow() {
     let _xnat = xnat::start_both(&reference);
     let flow = |(address, port): (&Ipv4Addr, u16)| {
         let there = udp::Server::echo_at(other.ns(), (*address, PORT));
-        let mut flow = Datagrams::new(reference.n1().ns(), port, outside, *address);
-        let router = fork::taken(&mut flow, &there, SOON).expect("one of them has the first");
-        (flow, there, router)
+        (Datagrams::new(reference.n1().ns(), port, outside, *address), there)
     };
     let mut flows: Vec<_> = addresses.iter().zip(41000..).map(flow).collect();
     keep_on(A_SECOND_AND_MORE, || {
-        for (flow, there, router) in &mut flows {
-            assert_eq!(fork::taken(flow, there, SOON), Some(*router), "to {}", flow.to.0);
+        for (flow, there) in &mut flows {
+            assert_eq!(fork::taken(flow, there, SOON), Some(Router::First), "to {}", flow.to.0);
         }
     });
+}
+
+/// Such a rule does not know the packet as it leaves. Where nothing else leads out the kernel takes it, of running flows and of
+/// new ones, and what it sends is translated.
+#[test]
+fn by_a_rule_that_looks_at_the_container() {
+    let mut fork = Fork::begin(|host| _ = host.ip(&format!("route add default via {OTHER} table 100")));
+    fork.host().ip(&format!("rule add from {SUBNET1} lookup 100"));
+    fork.host().ip("route delete default");
+    fork.expect_by(Router::Other);
+    let another = udp::socket(fork.reference.n1().ns(), 41002);
+    (0..3).for_each(|number| udp::expect_echo(&another, (ANYWHERE, PORT), number, 100));
+    for (source, _) in fork.there().received() {
+        assert_eq!(*source.ip(), NODE1);
+    }
 }
 
 /// Whether the next datagram of `flow` arrives. What is sent after it by another flow, to the same machine, does, and then
@@ -157,13 +171,21 @@ fn without_a_route_the_wire_is_left_alone() {
     let _xnat = xnat::start_both(&reference);
     let (host, n1, outside) = (reference.node1.host.ns(), reference.n1().ns(), reference.outside.ns());
     let mut talk = Talk::begin(n1, outside, ANYWHERE);
+    let any = ANYWHERE.to_string();
     host.ip("route delete default");
     wait::until_true("the kernel tells the container", AT_ONCE, || {
         talk.udp.send();
         talk.udp.error().is_some_and(|error| error.kind() == ErrorKind::NetworkUnreachable)
     });
-    let neighbours = host.ip(&format!("neighbour show to {ANYWHERE}"));
-    assert_eq!(neighbours.trim(), "", "asked for on the wire");
+    let neighbours = || host.ip(&format!("neighbour show to {ANYWHERE}"));
+    // A packet may have asked there between the change and word of it.
+    wait::until_true("the entry is deleted", SOON, || {
+        neighbours().trim().is_empty() || host.attempt(&["ip", "neighbour", "delete", &any, "dev", "eth0"]).success()
+    });
+    keep_on(A_SECOND_AND_MORE, || {
+        talk.udp.send();
+        assert_eq!(neighbours().trim(), "", "asked for on the wire");
+    });
     host.ip(&format!("route add default via {OUTSIDE}"));
     talk.expect_to_go_on();
 }

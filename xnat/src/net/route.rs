@@ -129,7 +129,12 @@ impl Netlink {
     /// What the rules of policy routing look at. Rules that cannot be listed may look at anything.
     pub(crate) async fn rules_look_at(&self) -> Beyond {
         let rules = self.handle.rule().get(IpVersion::V4).execute().try_collect::<Vec<_>>().await;
-        rules.map_or(Beyond::ALL, |rules| rules.iter().map(Beyond::of).fold(Beyond::default(), Beyond::or))
+        match rules.map_err(NetError::doing("listing the rules")) {
+            Ok(rules) => rules.iter().map(Beyond::of).fold(Beyond::default(), Beyond::or),
+            // A kernel without rules.
+            Err(error) if matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => Beyond::default(),
+            Err(_) => Beyond::ALL,
+        }
     }
 
     /// Adds a route of ours. Fails if there is one to the same destination and with the same metric.
