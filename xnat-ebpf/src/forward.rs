@@ -39,10 +39,9 @@ pub enum Ttl {
     Keep,
 }
 
-/// Leaves a packet from inside to the kernel, untranslated, if the kernel has to answer or fragment it, or if no route leads
-/// through the uplink to `dst`, where it is to go once it is translated.
+/// Leaves a packet from inside to the kernel, untranslated, if the kernel has to answer or fragment it.
 #[inline(always)]
-pub fn check_outward(skb: Skb, config: &Config, headers: &Headers, dst: Addr) -> Step<()> {
+pub fn check_outward(skb: Skb, config: &Config, headers: &Headers) -> Step<()> {
     if headers.ttl <= 1 {
         maps::count(Counter::ToKernelTtl);
         return Err(Verdict::PASS);
@@ -51,6 +50,13 @@ pub fn check_outward(skb: Skb, config: &Config, headers: &Headers, dst: Addr) ->
         maps::count(Counter::ToKernelMtu);
         return Err(Verdict::PASS);
     }
+    Ok(())
+}
+
+/// Leaves a packet from inside to the kernel, untranslated, if no route leads through the uplink to `dst`, where it is to go
+/// once it is translated.
+#[inline(always)]
+pub fn check_route(skb: Skb, headers: &Headers, dst: Addr) -> Step<()> {
     if xnat_has_route(skb.raw(), dst.0, headers.proto.into()) == 0 {
         maps::count(Counter::ToKernelRoute);
         return Err(Verdict::PASS);

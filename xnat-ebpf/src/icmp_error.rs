@@ -236,7 +236,8 @@ fn outward(skb: Skb, config: &Config, headers: &Headers, found: &Found, fast: bo
     if !fast {
         return Ok(Decision::new(KERNEL, Decision::THIS_HOST));
     }
-    forward::check_outward(skb, config, headers, found.flow().translated(found.direction()).dst)?;
+    forward::check_outward(skb, config, headers)?;
+    forward::check_route(skb, headers, found.flow().translated(found.direction()).dst)?;
     Ok(Decision::new(UPLINK, Decision::THIS_HOST))
 }
 

@@ -11,7 +11,7 @@ use xnat_common::{Addr, Direction, FlowKey, Side, Ticks, Tuple};
 use crate::claim::{self, Opening};
 use crate::lookup::{self, Found};
 use crate::skb::Skb;
-use crate::stage::{self, CONFLICT, Next, Place as Hook, TAGGED};
+use crate::stage::{self, CONFLICT, Next, Place as Hook, ROUTED, TAGGED};
 use crate::verdict::{Step, Verdict};
 use crate::{arrive, clock, collect, forward, hygiene, kernel_flow, maps, parse, receive, refuse, route};
 
@@ -45,7 +45,10 @@ fn leads_out(skb: Skb, headers: &Headers, opening: &Opening, now: Ticks) -> Step
     if opening.peer == Addr::UNSPECIFIED {
         route::xnat_note_route(skb.ifindex(), now.0);
     }
-    forward::check_outward(skb, maps::config().ok_or(Verdict::PASS)?, headers, opening.reply.src)
+    forward::check_outward(skb, maps::config().ok_or(Verdict::PASS)?, headers)?;
+    forward::check_route(skb, headers, opening.reply.src)?;
+    stage::set(skb, ROUTED);
+    Ok(())
 }
 
 /// A packet that the kernel has routed to the uplink: from a container on the slow path, or from the host itself.

@@ -70,6 +70,8 @@ pub const TAGGED: u32 = 1 << 11;
 pub const ANNOUNCED: u32 = 1 << 12;
 /// It says that its flow conflicts with one of the peer's.
 pub const CONFLICT: u32 = 1 << 13;
+/// It opens a flow, and a route leads to where that goes.
+pub const ROUTED: u32 = 1 << 14;
 
 /// Begins a packet's long way.
 #[inline(always)]

@@ -15,7 +15,7 @@ use xnat_common::{Addr, FlowRef, Port, Side, Ticks, Tuple};
 use crate::forward::{self, Ttl};
 use crate::lookup::{self, Found};
 use crate::skb::Skb;
-use crate::stage::{self, Place};
+use crate::stage::{self, Place, ROUTED};
 use crate::verdict::{Step, Verdict};
 use crate::{account, clock, fragment, hop, identification, mapping, maps, open, parse, rewrite, tag};
 
@@ -102,7 +102,9 @@ fn way_out(skb: Skb, headers: *mut Headers, reference: FlowRef, now: Ticks) -> S
     }
     let config = maps::config().ok_or(Verdict::PASS)?;
     let dst = found.flow().translated(found.direction()).dst;
-    if let Err(to_kernel) = forward::check_outward(skb, config, headers, dst) {
+    let checked = forward::check_outward(skb, config, headers)
+        .and_then(|()| if stage::has(skb, ROUTED) { Ok(()) } else { forward::check_route(skb, headers, dst) });
+    if let Err(to_kernel) = checked {
         fragment::leave_to_kernel(headers, found, now);
         return Err(to_kernel);
     }

@@ -12,7 +12,7 @@ use xnat_tests::requirement;
 use crate::candidate::Setup;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::sample::{Measured, Summary};
+use crate::sample::Measured;
 use crate::start::is_hooked;
 
 /// So many ports join at once.
@@ -40,14 +40,8 @@ pub fn measure(plan: &Plan, setup: &Setup, progress: &Progress, measured: &mut M
         released.push(time(host, &names[..1], "nomaster", false)?.as_secs_f64() * 1e3);
         progress.done(1);
     }
-    for (id, title, figures) in [
-        ("port/hooked", "from `ip link set master` until the port is hooked", &hooked),
-        ("port/released", "from `ip link set nomaster` until the port is released", &released),
-    ] {
-        let Some(summary) = Summary::of(figures) else { continue };
-        measured.note(id, title, "ms", summary.median);
-        measured.note(&format!("{id}/max"), &format!("{title}, longest of {}", figures.len()), "ms", summary.max);
-    }
+    measured.note_runs("port/hooked", "from `ip link set master` until the port is hooked", "ms", &hooked);
+    measured.note_runs("port/released", "from `ip link set nomaster` until the port is released", "ms", &released);
     progress.doing(format!("{BURST} ports that join"))?;
     let last = time(host, &names, "master br0", true)?.as_secs_f64() * 1e3;
     measured.note(

@@ -168,6 +168,13 @@ impl Measured {
         Ok(())
     }
 
+    /// Takes down the middle one and the longest of several runs.
+    pub fn note_runs(&mut self, id: &str, title: &str, unit: &'static str, figures: &[f64]) {
+        let Some(summary) = Summary::of(figures) else { return };
+        self.note(id, title, unit, summary.median);
+        self.note(&format!("{id}/max"), &format!("{title}, longest of {}", figures.len()), unit, summary.max);
+    }
+
     /// Takes down a figure.
     pub fn note(&mut self, id: &str, title: &str, unit: &'static str, value: f64) {
         self.figures.push(Figure { id: id.to_owned(), title: title.to_owned(), unit, value });

@@ -20,7 +20,7 @@ use crate::ports;
 use crate::processor;
 use crate::progress::Progress;
 use crate::rig::Rig;
-use crate::sample::{Measured, Summary};
+use crate::sample::Measured;
 
 /// A start that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -53,14 +53,9 @@ pub fn measure(plan: &Plan, progress: &Progress, measured: &mut Measured) -> Res
         loaded.push(start.loading.as_secs_f64() * 1e3);
         progress.done(1);
     }
-    for (id, title, figures) in [
-        ("start/attached", "from exec until all hooks are attached, and the dataplane configured", &attached),
-        ("start/loading", "of which from the first program's loading on", &loaded),
-    ] {
-        let Some(summary) = Summary::of(figures) else { continue };
-        measured.note(id, title, "ms", summary.median);
-        measured.note(&format!("{id}/max"), &format!("{title}, longest of {}", plan.starts), "ms", summary.max);
-    }
+    let title = "from exec until all hooks are attached, and the dataplane configured";
+    measured.note_runs("start/attached", title, "ms", &attached);
+    measured.note_runs("start/loading", "of which from the first program's loading on", "ms", &loaded);
 
     progress.doing("idle".to_owned())?;
     let setup = Setup::new(Candidate::Xnat, Terms::of(262_144));

@@ -125,11 +125,18 @@ fn the_first_of_two_next_hops_has_everything() {
 #[test]
 fn by_a_rule_that_looks_at_the_container() {
     let mut fork = Fork::begin(|host| _ = host.ip(&format!("route add default via {OTHER} table 100")));
+    // Who asks on the wire instead gets no answer there.
+    for router in [fork.reference.outside.ns(), fork.other.ns()] {
+        router.set_sysctl("net/ipv4/conf/all/arp_ignore", "1");
+    }
     fork.host().ip(&format!("rule add from {SUBNET1} lookup 100"));
     fork.host().ip("route delete default");
     fork.expect_by(Router::Other);
+    // The datagrams of a new one, all at once: not only what opens it is to go there.
+    let before = fork.there().received().len();
     let another = udp::socket(fork.reference.n1().ns(), 41002);
-    (0..3).for_each(|number| udp::expect_echo(&another, (ANYWHERE, PORT), number, 100));
+    (0..RUN).for_each(|_| _ = another.send_to(b"again", (ANYWHERE, PORT)).expect("to be sent"));
+    wait::until_true("the other router has them all", SOON, || fork.there().received().len() == before + RUN);
     for (source, _) in fork.there().received() {
         assert_eq!(*source.ip(), NODE1);
     }
